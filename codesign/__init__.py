@@ -1,0 +1,1 @@
+"""The workbench: networks, data, lowering, search runs, calibration, export, command line."""

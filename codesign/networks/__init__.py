@@ -1,0 +1,1 @@
+"""Networks that ship with the toolkit, and the registry that finds them."""

@@ -1,0 +1,80 @@
+"""What an accelerator is: array, buffers, memory port, clock."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hardware.specification import Specification, built_in, find
+
+
+class Array(Specification):
+    """The bit-serial array: ``dm x dn`` dot-product units, each ``dk`` binary products wide.
+
+    In one cycle it multiplies ``dm`` rows of one weight bit plane by ``dn`` columns of one activation
+    bit plane over ``dk`` positions: ``dm * dk * dn`` binary multiply-accumulates.
+    """
+
+    dm: Annotated[int, Field(ge=2, le=64, multiple_of=2)]
+    """Rows (output channels) at a time. Even, because two 32-bit results share a memory word."""
+    dk: Annotated[int, Field(ge=64, le=512)]
+    """Bits of a dot product per cycle: 64, 128, 256 or 512."""
+    dn: Annotated[int, Field(ge=1, le=64)]
+    """Columns (output pixels) at a time."""
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> Self:
+        if self.dk & (self.dk - 1):
+            raise ValueError("dk must be a power of two, 64 to 512")
+        return self
+
+
+class Buffers(Specification):
+    """On-chip operand buffers. One entry is ``dk`` bits of every row (left) or every column (right)."""
+
+    lhs_entries: Annotated[int, Field(ge=16, le=32768)]
+    """Weight buffer depth in entries; size ``lhs_entries * dm * dk`` bits."""
+    rhs_entries: Annotated[int, Field(ge=16, le=32768)]
+    """Activation buffer depth in entries; size ``rhs_entries * dn * dk`` bits."""
+
+
+class Memory(Specification):
+    """The memory behind the one 64-bit port; reads and writes have a channel each, as on AXI."""
+
+    latency: Annotated[int, Field(ge=0, le=1000)]
+    """Cycles added between an accepted read and its first word. 0: the word comes in the next cycle."""
+    cycles_per_word: Annotated[int, Field(ge=1, le=64)]
+    """Cycles one 64-bit word occupies a channel; 1 is 8 bytes per cycle."""
+
+
+class Accelerator(Specification):
+    """One machine: everything that generating, scheduling and pricing it needs."""
+
+    name: str
+    kind: Literal["bit_serial"]
+    array: Array
+    buffers: Buffers
+    memory: Memory
+    clock_mhz: Annotated[float, Field(gt=0, le=2000)]
+    """Clock that turns cycles into seconds. Assumed, not measured, until `codesign synth` exists."""
+    device: str
+    """The FPGA it is meant for."""
+
+    @property
+    def peak_binary_macs(self) -> int:
+        """Binary multiply-accumulates per cycle."""
+        return self.array.dm * self.array.dk * self.array.dn
+
+    @property
+    def lanes(self) -> int:
+        """64-bit memory words in one ``dk``-bit buffer entry."""
+        return self.array.dk // 64
+
+
+def load_accelerator(name_or_path: str) -> Accelerator:
+    """A preset by its name (see `accelerator_names`), or any YAML file by its path."""
+    return Accelerator.from_yaml(find("hardware", "presets", name_or_path))
+
+
+def accelerator_names() -> list[str]:
+    """The built-in accelerators."""
+    return built_in("presets")

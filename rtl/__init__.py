@@ -1,0 +1,1 @@
+"""The machine, in Amaranth. It knows no network: it sees instructions."""

@@ -1,0 +1,1 @@
+"""Running the machine: Verilator tool chain, cocotb bench, memory model, integer reference."""
