@@ -1,0 +1,58 @@
+"""Operand buffers: one memory per array row (weights) or array column (activations)."""
+
+from amaranth.hdl import Module, Signal, unsigned
+from amaranth.lib import data
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+
+from hardware.instruction import WORD_BITS
+
+
+def buffer_write(vectors: int, entries: int, lanes: int) -> data.StructLayout:
+    """One 64-bit word for lane ``lane`` of entry ``entry`` of the memory whose bit is set in ``select``."""
+    return data.StructLayout(
+        {
+            "select": vectors,
+            "entry": range(entries),
+            "lane": data.ArrayLayout(1, lanes),  # one bit per lane
+            "word": WORD_BITS,
+        }
+    )
+
+
+class OperandBuffer(Component):
+    """``vectors`` memories of ``entries`` x ``dk`` bits, written a word at a time, read all at one address.
+
+    Latency: 1 cycle from ``entry`` to ``vectors``; a word written in one cycle is read from the next on.
+    Throughput: one write and one read per cycle.
+    """
+
+    def __init__(self, vectors: int, entries: int, dk: int):
+        self._shape = (vectors, entries, dk)
+        super().__init__(
+            {
+                "write": In(buffer_write(vectors, entries, dk // WORD_BITS)),
+                "entry": In(range(entries)),
+                "vectors": Out(data.ArrayLayout(unsigned(dk), vectors)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        vectors, entries, dk = self._shape
+        lanes = dk // WORD_BITS
+        for i in range(vectors):
+            memory = m.submodules[f"memory_{i}"] = Memory(shape=unsigned(dk), depth=entries, init=[])
+            write = memory.write_port(granularity=WORD_BITS)
+            read = memory.read_port()
+            enable = Signal(lanes)
+            m.d.comb += [
+                enable.eq(self.write.lane.as_value() & self.write.select[i].replicate(lanes)),
+                write.en.eq(enable),
+                write.addr.eq(self.write.entry),
+                write.data.eq(self.write.word.replicate(lanes)),
+                read.en.eq(1),
+                read.addr.eq(self.entry),
+                self.vectors[i].eq(read.data),
+            ]
+        return m

@@ -1,0 +1,87 @@
+"""Compiles a machine's Verilog into a simulator, once: builds are kept by the hash of all that goes in."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import cocotb_tools.config
+from filelock import FileLock
+
+from hardware.errors import InputError
+from sim.toolchain import find_verilator
+
+HERE = Path(__file__).parent
+BENCH_SOURCES = (HERE / "bench.sv", HERE / "dram.sv")
+
+VERILATOR_OPTIONS = (
+    *("--cc", "--exe", "--timing", "--vpi", "--top-module", "bench", "--prefix", "Vtop", "-o", "bench"),
+    *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"),
+    # Generated Verilog is linted by its own test; here warnings would only hide errors.
+    *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
+)
+WAVE_OPTIONS = ("--trace-fst", "--trace-structs")
+COMPILER_FLAGS = "-O2"
+
+
+def cache_directory() -> Path:
+    """Where builds are kept: ``$CODESIGN_CACHE``, else ``~/.cache/codesign``."""
+    return Path(os.environ.get("CODESIGN_CACHE") or Path.home() / ".cache" / "codesign")
+
+
+def build_simulator(verilog: str, memory_words: int, waves: bool = False) -> Path:
+    """The simulator executable for one machine.
+
+    Parameters
+    ----------
+    verilog:
+        The engine (top module ``codesign_engine``).
+    memory_words:
+        Size of the simulated memory in 64-bit words, a power of two.
+    waves:
+        Build with FST tracing; about five times slower to run.
+
+    Raises
+    ------
+    InputError
+        A tool is missing, or Verilator or the compiler fails; the message holds the log's path.
+    """
+    verilator = find_verilator()
+    main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
+    options = [*VERILATOR_OPTIONS, f"-GWORDS={memory_words}", *(WAVE_OPTIONS if waves else ())]
+    digest = hashlib.sha256()
+    for part in (verilog, *(p.read_text() for p in (*BENCH_SOURCES, main)), *options, COMPILER_FLAGS, verilator.version):
+        digest.update(part.encode() + b"\0")
+    home = cache_directory() / "simulators"
+    home.mkdir(parents=True, exist_ok=True)
+    final = home / digest.hexdigest()[:24]
+    executable = final / "bench"
+    with FileLock(f"{final}.lock"):
+        if not executable.exists():
+            with tempfile.TemporaryDirectory(dir=home) as temporary:
+                _compile(Path(temporary), verilog, options, str(main), waves)
+                final.mkdir(exist_ok=True)
+                shutil.move(Path(temporary) / "build" / "bench", executable)
+    return executable
+
+
+def _compile(work: Path, verilog: str, options: list[str], main: str, waves: bool) -> None:
+    verilator = find_verilator()
+    engine, build, libraries = work / "engine.v", work / "build", cocotb_tools.config.libs_dir
+    engine.write_text(verilog)
+    link = f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"
+    sources = [main, *map(str, BENCH_SOURCES), str(engine)]
+    environment = os.environ | {"PATH": f"{verilator.path}{os.pathsep}{os.environ['PATH']}"}
+    commands = (
+        [verilator.command, *options, "-Mdir", str(build), "-LDFLAGS", link, *sources],
+        ["make", "-j", str(os.cpu_count() or 1), "-C", str(build), "-f", "Vtop.mk", f"VM_TRACE={int(waves)}",
+         f"OPT_FAST={COMPILER_FLAGS}", f"OPT_SLOW={COMPILER_FLAGS}", *verilator.make_variables],
+    )
+    for command in commands:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            log = cache_directory() / "build-failure.log"
+            log.write_text(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+            raise InputError(f"{Path(command[0]).name} failed with exit code {done.returncode}: read {log}.")

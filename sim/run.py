@@ -1,0 +1,165 @@
+"""Runs programs on the simulated machine."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cocotb_tools.config
+import find_libpython
+import numpy as np
+
+from hardware.accelerator import Accelerator, Memory
+from hardware.errors import InputError
+from rtl.verilog import engine_verilog
+from sim.build import build_simulator
+
+SMALLEST_MEMORY_WORDS = 1 << 18
+CYCLE_LIMIT = 1 << 40  # used when the caller knows no better; a hung machine then ends after this many cycles
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One program to run: a memory image that holds it, and where its results will lie.
+
+    Parameters
+    ----------
+    image:
+        uint64 memory words from address 0, program, operands and room for the results included.
+    program_address, result_address, result_words:
+        Word addresses and length.
+    cycle_limit:
+        After this many cycles the machine counts as hung.
+    """
+
+    image: np.ndarray
+    program_address: int
+    result_address: int
+    result_words: int
+    cycle_limit: int = CYCLE_LIMIT
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the machine did: result words (uint64), busy cycles, error code (0: none)."""
+
+    results: np.ndarray
+    cycles: int
+    error: int
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Outcomes of all jobs, and the wall time of the simulator process in seconds (build not counted)."""
+
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of all jobs together."""
+        return sum(o.cycles for o in self.outcomes)
+
+
+def simulate_jobs(
+    jobs: Sequence[Job],
+    accelerator: Accelerator,
+    memory: Memory | None = None,
+    waves: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+    verilog: str | None = None,
+) -> Simulated:
+    """Run jobs one after the other in one simulator process.
+
+    Parameters
+    ----------
+    memory:
+        Latency and bandwidth, if not the accelerator's own.
+    waves:
+        An FST file to write.
+    progress:
+        Called with the number of finished jobs.
+    verilog:
+        Engine to simulate, if not the one generated for ``accelerator``.
+
+    Raises
+    ------
+    InputError
+        A tool is missing, or the simulator dies.
+    RuntimeError
+        The machine hung, or touched memory that does not exist.
+    """
+    memory = memory or accelerator.memory
+    words = SMALLEST_MEMORY_WORDS
+    while words < max(len(job.image) for job in jobs):
+        words *= 2
+    executable = build_simulator(verilog or engine_verilog(accelerator), words, waves is not None)
+    with tempfile.TemporaryDirectory(prefix="codesign-") as name:
+        directory = Path(name)
+        for number, job in enumerate(jobs):
+            job.image.astype(">u8").tofile(directory / f"image_{number}.bin")  # $fread reads big-endian
+        (directory / "jobs.json").write_text(json.dumps([_parameters(job, memory) for job in jobs]))
+        seconds = _run(executable, directory, waves, progress)
+        rows = json.loads((directory / "rows.json").read_text())
+        outcomes = []
+        for number, row in enumerate(rows):
+            if row["hung"]:
+                raise RuntimeError(f"job {number}: the machine did not end within {jobs[number].cycle_limit} cycles")
+            if row["memory_fault"]:
+                raise RuntimeError(f"job {number}: the machine used an address beyond its memory or lost a word")
+            results = np.fromfile(directory / f"result_{number}.bin", dtype="<u8")
+            outcomes.append(Outcome(results, row["cycles"], row["error"]))
+    return Simulated(tuple(outcomes), seconds)
+
+
+def _parameters(job: Job, memory: Memory) -> dict[str, int]:
+    """The bench's public signals, by name."""
+    return {
+        "image_words": len(job.image),
+        "program_address": job.program_address,
+        "result_address": job.result_address,
+        "result_words": job.result_words,
+        "cycle_limit": job.cycle_limit,
+        "latency": memory.latency,
+        "cycles_per_word": memory.cycles_per_word,
+    }
+
+
+def _run(executable: Path, directory: Path, waves: Path | None, progress: Callable[[int], None] | None) -> float:
+    environment = os.environ | {
+        "CODESIGN_JOBS": str(directory),
+        "COCOTB_TEST_MODULES": "sim.testbench",
+        "COCOTB_TOPLEVEL": "bench",
+        "TOPLEVEL_LANG": "verilog",
+        "COCOTB_RESULTS_FILE": str(directory / "results.xml"),
+        "COCOTB_LOG_LEVEL": "WARNING",
+        "GPI_USERS": f"{find_libpython.find_libpython()};{cocotb_tools.config.pygpi_entry_point()}",
+        "PYGPI_PYTHON_BIN": sys.executable,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+    command = [str(executable), f"+jobs={directory}"]
+    if waves is not None:
+        command += ["--trace", "--trace-file", str(waves.absolute())]
+    log = directory / "log.txt"
+    begin = time.perf_counter()
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                time.sleep(0.02)
+                if progress and (counter := directory / "progress").exists():
+                    progress(int(counter.read_text() or 0))
+        finally:
+            process.kill()
+            process.wait()
+    seconds = time.perf_counter() - begin
+    if not (directory / "rows.json").exists():
+        raise InputError(f"the simulator ended without results: {log.read_text()[-2000:]}")
+    if progress:
+        progress(int((directory / "progress").read_text() or 0))
+    return seconds

@@ -1,0 +1,29 @@
+"""The cocotb side of the bench: runs a list of jobs, one event each. Runs inside the simulator process."""
+
+import json
+import os
+from pathlib import Path
+
+import cocotb
+from cocotb.triggers import RisingEdge, Timer
+
+
+@cocotb.test()
+async def run_jobs(dut):
+    """For every job in ``jobs.json``: set its parameters, start, wait for the end, note the counters."""
+    directory = Path(os.environ["CODESIGN_JOBS"])
+    rows = []
+    for number, job in enumerate(json.loads((directory / "jobs.json").read_text())):
+        dut.job.value = number
+        for name, value in job.items():
+            getattr(dut, name).value = value
+        await Timer(10, unit="ns")
+        dut.run.value = 1
+        await RisingEdge(dut.finished)
+        rows.append(
+            {name: int(getattr(dut, name).value) for name in ("cycles", "error", "hung", "memory_fault")}
+        )
+        (directory / "progress").write_text(str(number + 1))
+        dut.run.value = 0
+        await Timer(10, unit="ns")
+    (directory / "rows.json").write_text(json.dumps(rows))
