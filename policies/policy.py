@@ -1,6 +1,5 @@
 """The policy file: how many bits every layer's weights and activations get."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -9,6 +8,7 @@ import yaml
 from pydantic import Field
 
 from hardware.errors import InputError
+from hardware.files import write_text
 from hardware.layer import Layer
 from hardware.specification import Specification, read_yaml
 
@@ -91,11 +91,9 @@ class Policy(Specification):
                 )
 
     def save(self, path: Path) -> None:
-        """Write the file under a temporary name, then rename it."""
+        """Write the policy file."""
         lines = [f"version: {self.version}", f"network: {self.network}", "layers:"]
         for entry in self.layers:
             flow = yaml.safe_dump(entry.model_dump(mode="json"), default_flow_style=True, sort_keys=False, width=10**6)
             lines.append(f"  - {flow.strip()}")
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, "\n".join(lines) + "\n")

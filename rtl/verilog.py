@@ -2,21 +2,40 @@
 
 import hashlib
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 
 from amaranth.back import verilog
 
+import hardware.instruction
+import hardware.timing
 from hardware.accelerator import Accelerator
+from hardware.files import cache_directory, write_text
 from rtl.engine import Engine
 
 TOP = "codesign_engine"
 
+_SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), hardware.instruction.__file__, hardware.timing.__file__)
+
+
+@lru_cache(maxsize=32)
+def rtl_hash(accelerator: Accelerator) -> str:
+    """16 hexadecimal digits that name the machine: its gateware's sources, its array and buffers, and Amaranth's version.
+
+    The memory behind the port and the clock are not part of it.
+    """
+    digest = hashlib.sha256()
+    for source in _SOURCES:
+        digest.update(Path(source).read_bytes())
+    for part in (accelerator.array.model_dump_json(), accelerator.buffers.model_dump_json(), version("amaranth")):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
 
 @lru_cache(maxsize=8)
 def engine_verilog(accelerator: Accelerator) -> str:
-    """Verilog of the whole engine; the top module is ``codesign_engine``."""
-    return verilog.convert(Engine(accelerator), name=TOP, emit_src=False, strip_internal_attrs=True)
-
-
-def rtl_hash(accelerator: Accelerator) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of the machine's Verilog."""
-    return hashlib.sha256(engine_verilog(accelerator).encode()).hexdigest()[:16]
+    """Verilog of the whole engine, top module ``codesign_engine``; kept in the cache by `rtl_hash`."""
+    kept = cache_directory() / "verilog" / f"{rtl_hash(accelerator)}.v"
+    if not kept.exists():
+        write_text(kept, verilog.convert(Engine(accelerator), name=TOP, emit_src=False, strip_internal_attrs=True))
+    return kept.read_text(encoding="utf-8")

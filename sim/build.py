@@ -11,6 +11,7 @@ import cocotb_tools.config
 from filelock import FileLock
 
 from hardware.errors import InputError
+from hardware.files import cache_directory
 from sim.toolchain import find_verilator
 
 HERE = Path(__file__).parent
@@ -24,11 +25,6 @@ VERILATOR_OPTIONS = (
 )
 WAVE_OPTIONS = ("--trace-fst", "--trace-structs")
 COMPILER_FLAGS = "-O2"
-
-
-def cache_directory() -> Path:
-    """Where builds are kept: ``$CODESIGN_CACHE``, else ``~/.cache/codesign``."""
-    return Path(os.environ.get("CODESIGN_CACHE") or Path.home() / ".cache" / "codesign")
 
 
 def build_simulator(verilog: str, memory_words: int, waves: bool = False) -> Path:

@@ -1,0 +1,39 @@
+"""Where files go and how they get there: under a temporary name, then renamed, never half-written."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hardware.errors import InputError
+
+
+def cache_directory() -> Path:
+    """What can be made again is kept here: ``$CODESIGN_CACHE``, else ``~/.cache/codesign``."""
+    return Path(os.environ.get("CODESIGN_CACHE") or Path.home() / ".cache" / "codesign")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to; renamed to ``path`` when the block ends without an error.
+
+    Raises
+    ------
+    InputError
+        The folder or the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose a writable place.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by renaming (see `replacing`)."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
