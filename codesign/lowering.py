@@ -25,12 +25,16 @@ class LoweredLayer:
     ----------
     image:
         uint64 memory words from address 0. Empty when all kernels are pruned: there is nothing to run.
+    weights_address, activations_address:
+        Where the program ends and the row tiles begin, and where they end and the padded activations begin.
     result_address, result_words:
         Where the results will lie: pass after pass, ``[pixel][row, padded to dm]``, two int32 per word.
     """
 
     schedule: Schedule
     image: np.ndarray
+    weights_address: int
+    activations_address: int
     result_address: int
     result_words: int
 
@@ -48,6 +52,16 @@ class LoweredLayer:
         shape = (layer.out_channels, layer.images, layer.out_height, layer.out_width)
         return sums.reshape(shape).transpose(1, 0, 2, 3)
 
+    def results(self, sums: np.ndarray) -> np.ndarray:
+        """The result words that hold these sums, the inverse of `outputs`; rows of no kernel are 0."""
+        by_kernel = sums.transpose(1, 0, 2, 3).reshape(self.schedule.layer.out_channels, -1)
+        blocks = []
+        for work in self.schedule.passes:
+            block = np.zeros((by_kernel.shape[1], work.row_tiles * work.dm), dtype="<i4")
+            block[:, : len(work.kernels)] = by_kernel[list(work.kernels)].T
+            blocks.append(block.reshape(-1))
+        return np.concatenate(blocks).view("<u8") if blocks else np.zeros(0, dtype="<u8")
+
 
 def lower(operands: Operands, accelerator: Accelerator) -> LoweredLayer:
     """Build the program and the memory image of one layer."""
@@ -57,7 +71,7 @@ def lower(operands: Operands, accelerator: Accelerator) -> LoweredLayer:
     )
     weights = [_row_tiles(operands.weights, work) for work in plan.passes]
     activations = _planes_by_pixel(operands.activations, layer, operands.activation_bits)
-    lhs_base = len(plan.passes) * INSTRUCTION_WORDS
+    weights_base = lhs_base = len(plan.passes) * INSTRUCTION_WORDS
     rhs_base = lhs_base + sum(len(tiles) for tiles in weights)
     result_base = rhs_base + len(activations)
 
@@ -74,7 +88,7 @@ def lower(operands: Operands, accelerator: Accelerator) -> LoweredLayer:
         result += layer.pixels * fields["result_column_step"]
     poison = np.full(result - result_base, POISON, dtype=np.uint64)
     image = np.concatenate([*program, *weights, activations, poison]) if program else np.zeros(0, dtype=np.uint64)
-    return LoweredLayer(plan, image, result_base, result - result_base)
+    return LoweredLayer(plan, image, weights_base, rhs_base, result_base, result - result_base)
 
 
 def _instruction(work: Pass, layer: Layer) -> dict[str, int]:
@@ -145,7 +159,9 @@ def _row_tiles(weights: np.ndarray, work: Pass) -> np.ndarray:
     count, rows, columns, channels = kernels.shape
     padded = np.zeros((work.row_tiles * work.dm, rows * columns, work.channel_words * 64), dtype=np.int64)
     padded[:count, :, :channels] = kernels.reshape(count, rows * columns, channels)
-    words = _pack_words(_bit_planes(padded, work.weight_bits).transpose(1, 0, 2, 3).reshape(len(padded), work.weight_bits, -1))
+    words = _pack_words(
+        _bit_planes(padded, work.weight_bits).transpose(1, 0, 2, 3).reshape(len(padded), work.weight_bits, -1)
+    )
     filled = np.zeros((*words.shape[:2], work.chunks * work.lanes), dtype=np.uint64)
     filled[:, :, : words.shape[2]] = words
     return filled.reshape(-1)

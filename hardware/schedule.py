@@ -135,7 +135,12 @@ def schedule(
         raise InputError(f"layer {layer.name!r} has no output pixels: its kernel is larger than its padded input.")
     passes = tuple(
         _plan_pass(
-            layer, tuple(i for i, b in enumerate(per_kernel) if b == width), width, activation_bits, accelerator, signed_weights
+            layer,
+            tuple(i for i, b in enumerate(per_kernel) if b == width),
+            width,
+            activation_bits,
+            accelerator,
+            signed_weights,
         )
         for width in sorted(set(per_kernel), reverse=True)
         if width > 0
@@ -160,7 +165,9 @@ def _plan_pass(
     rhs_slots = _slots(layer, "activation", activation_bits, chunks, accelerator.buffers.rhs_entries)
     lhs_resident = lhs_slots >= row_tiles
     # Resident weights leave nothing to re-use a group for. Otherwise half the ring works while the other half fills.
-    group_tiles = 1 if lhs_resident else min(column_tiles, rhs_slots if rhs_slots >= column_tiles else max(1, rhs_slots // 2))
+    group_tiles = (
+        1 if lhs_resident else min(column_tiles, rhs_slots if rhs_slots >= column_tiles else max(1, rhs_slots // 2))
+    )
     return Pass(
         kernels=kernels,
         weight_bits=weight_bits,

@@ -23,8 +23,7 @@ class Specification(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} (got {e['input']!r})"
-                for e in error.errors()
+                f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} (got {e['input']!r})" for e in error.errors()
             )
             raise InputError(f"{source} is not a valid {cls.__name__}: {problems}.") from None
 

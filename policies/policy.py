@@ -90,10 +90,14 @@ class Policy(Specification):
                     f"{len(entry.weights.bits)} widths: give one per kernel, or a single number."
                 )
 
-    def save(self, path: Path) -> None:
-        """Write the policy file."""
+    def as_yaml(self) -> str:
+        """The policy file's text, one line per layer."""
         lines = [f"version: {self.version}", f"network: {self.network}", "layers:"]
         for entry in self.layers:
             flow = yaml.safe_dump(entry.model_dump(mode="json"), default_flow_style=True, sort_keys=False, width=10**6)
             lines.append(f"  - {flow.strip()}")
-        write_text(path, "\n".join(lines) + "\n")
+        return "\n".join(lines) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Write the policy file."""
+        write_text(path, self.as_yaml())

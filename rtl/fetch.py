@@ -82,9 +82,7 @@ class Requester(Component):
             ]
             with m.If(order.is_lhs):
                 m.d.comb += order.step.eq(1)
-                m.d.sync += lhs_address.eq(
-                    Mux(order.last_row_tile, instr.lhs_base, lhs_address + instr.lhs_tile_words)
-                )
+                m.d.sync += lhs_address.eq(Mux(order.last_row_tile, instr.lhs_base, lhs_address + instr.lhs_tile_words))
             with m.Elif(kernel_row != instr.kernel_rows - 1):
                 m.d.sync += [
                     in_tile.eq(1),

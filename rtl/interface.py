@@ -8,7 +8,7 @@ from hardware.instruction import FIELDS, WORD_BITS
 ADDRESS_BITS = 32
 LENGTH_BITS = 24
 
-INSTRUCTION = data.StructLayout({name: bits for name, bits in FIELDS.items()})
+INSTRUCTION = data.StructLayout(dict(FIELDS))
 """One decoded instruction; see `hardware.instruction.FIELDS`."""
 
 READ_REQUEST = data.StructLayout({"address": ADDRESS_BITS, "words": LENGTH_BITS})
@@ -23,7 +23,8 @@ READ_CHANNEL = Signature(
         "word": In(stream.Signature(WORD_BITS)),
     }
 )
-"""Requests out, words back in request order. Every word is taken in the cycle in which it comes: a request is made only when its words have room."""
+"""Requests out, words back in request order. Every word is taken in the cycle in which it comes: a request is
+made only when its words have room."""
 
 WRITE_CHANNEL = Signature({"word": Out(stream.Signature(WRITE_WORD))})
 """Words out; a word counts as written when it is accepted."""

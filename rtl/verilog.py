@@ -15,12 +15,15 @@ from rtl.engine import Engine
 
 TOP = "codesign_engine"
 
+LINT_WAIVERS = Path(__file__).with_name("lint.vlt")
+"""Verilator's waivers for Verilog written by Yosys, each with its reason."""
+
 _SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), hardware.instruction.__file__, hardware.timing.__file__)
 
 
 @lru_cache(maxsize=32)
 def rtl_hash(accelerator: Accelerator) -> str:
-    """16 hexadecimal digits that name the machine: its gateware's sources, its array and buffers, and Amaranth's version.
+    """16 hexadecimal digits that name the machine: its gateware's sources, its array and buffers, Amaranth's version.
 
     The memory behind the port and the clock are not part of it.
     """

@@ -48,7 +48,13 @@ def build_simulator(verilog: str, memory_words: int, waves: bool = False) -> Pat
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
     options = [*VERILATOR_OPTIONS, f"-GWORDS={memory_words}", *(WAVE_OPTIONS if waves else ())]
     digest = hashlib.sha256()
-    for part in (verilog, *(p.read_text() for p in (*BENCH_SOURCES, main)), *options, COMPILER_FLAGS, verilator.version):
+    for part in (
+        verilog,
+        *(p.read_text() for p in (*BENCH_SOURCES, main)),
+        *options,
+        COMPILER_FLAGS,
+        verilator.version,
+    ):
         digest.update(part.encode() + b"\0")
     home = cache_directory() / "simulators"
     home.mkdir(parents=True, exist_ok=True)
@@ -72,8 +78,19 @@ def _compile(work: Path, verilog: str, options: list[str], main: str, waves: boo
     environment = os.environ | {"PATH": f"{verilator.path}{os.pathsep}{os.environ['PATH']}"}
     commands = (
         [verilator.command, *options, "-Mdir", str(build), "-LDFLAGS", link, *sources],
-        ["make", "-j", str(os.cpu_count() or 1), "-C", str(build), "-f", "Vtop.mk", f"VM_TRACE={int(waves)}",
-         f"OPT_FAST={COMPILER_FLAGS}", f"OPT_SLOW={COMPILER_FLAGS}", *verilator.make_variables],
+        [
+            "make",
+            "-j",
+            str(os.cpu_count() or 1),
+            "-C",
+            str(build),
+            "-f",
+            "Vtop.mk",
+            f"VM_TRACE={int(waves)}",
+            f"OPT_FAST={COMPILER_FLAGS}",
+            f"OPT_SLOW={COMPILER_FLAGS}",
+            *verilator.make_variables,
+        ],
     )
     for command in commands:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)

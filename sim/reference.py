@@ -26,8 +26,6 @@ def integer_convolution(weights: np.ndarray, activations: np.ndarray, layer: Lay
     sums = np.zeros((images, layer.out_channels, layer.out_height, layer.out_width), dtype=np.int64)
     for y in range(layer.out_height):
         for x in range(layer.out_width):
-            window = field[
-                :, :, y * down : y * down + layer.kernel[0], x * across : x * across + layer.kernel[1]
-            ]
+            window = field[:, :, y * down : y * down + layer.kernel[0], x * across : x * across + layer.kernel[1]]
             sums[:, :, y, x] = np.einsum("ncij,mcij->nm", window, weights)
     return sums

