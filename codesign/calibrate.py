@@ -29,7 +29,7 @@ def calibrate(
     rng = np.random.default_rng(seed)
     drawn = [random_operands(rng, accelerator, number) for number in range(samples)]
     execution = run_on_rtl(drawn, accelerator, progress=progress)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for operands, result in zip(drawn, execution.layers, strict=True):
         layer = operands.layer
         expected = integer_convolution(operands.weights, operands.activations, layer)

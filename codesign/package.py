@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -24,6 +23,7 @@ from rtl.verilog import LINT_WAIVERS, TOP, engine_verilog, rtl_hash
 from sim.run import Job, simulate_jobs
 
 FORMAT = 1
+TEMPLATES = Path(__file__).parent / "templates"
 IMAGES = ("program", "weights", "input", "expected")
 
 
@@ -64,9 +64,9 @@ def write_package(
         folder = entry["folder"] = f"layers/{number:02d}_{operands.layer.name.replace('.', '_')}"
         addresses = (0, one.weights_address, one.activations_address, one.result_address)
         words = [*np.split(one.image[: one.result_address], addresses[1:3]), one.results(reference)]
-        for image, address, content in zip(IMAGES, addresses, words, strict=True):
-            contents[f"{folder}/{image}.bin"] = content.astype("<u8").tobytes()
-            entry[f"{image}_address"], entry[f"{image}_words"] = address, len(content)
+        for image, address, values in zip(IMAGES, addresses, words, strict=True):
+            contents[f"{folder}/{image}.bin"] = values.astype("<u8").tobytes()
+            entry[f"{image}_address"], entry[f"{image}_words"] = address, len(values)
     contents["README.md"] = _readme(policy, accelerator, board, layers)
     manifest = {
         "format": FORMAT,
@@ -120,7 +120,7 @@ def _readme(policy: Policy, accelerator: Accelerator, board: Board, layers: list
 
 
 def _template(name: str, values: dict[str, str]) -> bytes:
-    return Template((files("codesign") / "templates" / name).read_text(encoding="utf-8")).substitute(values).encode()
+    return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values).encode()
 
 
 def _compact(bits: tuple[int, ...]) -> int | list[int]:

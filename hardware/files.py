@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,3 +62,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file by renaming (see `replacing`)."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: Path) -> None:
+    """Raise `InputError` if ``path`` cannot be written: asked before long work, not after it."""
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; give a file's name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose a writable place.") from None

@@ -1,1 +1,139 @@
-"""Networks that ship with the toolkit, and the registry that finds them."""
+"""Networks that ship with the toolkit, and the registry that finds them, or anybody's own, by name."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from codesign.networks.lenet import LeNet
+from codesign.networks.resnet20 import ResNet20
+from hardware.errors import InputError, unknown
+
+_NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "lenet": (LeNet, "digits"),
+    "resnet20": (ResNet20, "cifar10"),
+}
+"""Name: what makes the network, and the data set that it was drawn for."""
+
+
+def network_names() -> list[str]:
+    """The built-in networks."""
+    return sorted(_NETWORKS)
+
+
+def default_data(name: str) -> str | None:
+    """The data set a built-in network was drawn for; None for anybody else's network."""
+    return _NETWORKS[name][1] if name in _NETWORKS else None
+
+
+def create_network(name: str, seed: int) -> nn.Module:
+    """A network with random weights.
+
+    Parameters
+    ----------
+    name:
+        A built-in name (see `network_names`) or ``package.module:callable``: the callable takes no argument and
+        returns an ``nn.Module``. Modules in the current folder are found too.
+    seed:
+        Seed of the initial weights. PyTorch's global random state is left as it was.
+
+    Raises
+    ------
+    InputError
+        Unknown name, no such module or attribute, or a callable that fails or returns something else.
+    """
+    if name in _NETWORKS:
+        make = _NETWORKS[name][0]
+    elif ":" in name:
+        make = _find_callable(name)
+    else:
+        raise unknown("network", name, [*network_names(), "package.module:callable"])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            network = make()
+        except InputError:
+            raise
+        except Exception as error:  # a user's code may raise anything
+            raise InputError(
+                f"network {name!r} could not be made: {type(error).__name__}: {error}; "
+                "give a callable that needs no arguments."
+            ) from error
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"network {name!r} returned {type(network).__name__}, expected a torch.nn.Module: "
+            "give a function that returns one, or the class itself."
+        )
+    return network
+
+
+def _find_callable(name: str) -> Callable[[], nn.Module]:
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
+        raise InputError(f"network {name!r} is not of the form package.module:callable: write it so.")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # the installed command does not look in the current folder by itself
+    try:
+        found = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may raise anything when it is imported
+        raise InputError(
+            f"network {name!r}: cannot import {module_name!r} ({type(error).__name__}: {error}); "
+            "install it, or run from the folder that holds it."
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"network {name!r}: {module_name!r} has no {attribute!r}; check the name after the colon.")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"network {name!r}: {attribute!r} is {type(found).__name__}, expected a callable.")
+    return found
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a state dict (``torch.save``) into a network.
+
+    A ``{"state_dict": ...}`` wrapper and the ``module.`` prefix of ``nn.DataParallel`` are taken off. Only tensors
+    are read (``weights_only=True``): a weights file cannot run code.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, not a state dict, or its keys or shapes are not the network's.
+    """
+    if not path.is_file():
+        raise InputError(f"no weights file at {path}: check the path.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch.load raise nearly anything
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"cannot read weights from {path}: {reason[0].rstrip('.')}; expected a state dict that torch.save wrote."
+        ) from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{path} holds {type(state).__name__}, expected a state dict: save module.state_dict().")
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+
+    own = module.state_dict()
+    # Counters of batch norm do not matter for inference, and old files lack them.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{len(found)} {what} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+        for what, found in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
+        if found
+    ]
+    if problems:
+        raise InputError(f"the weights in {path} are not this network's: {'; '.join(problems)}: pass its own file.")
+    module.load_state_dict(state, strict=False)

@@ -1,0 +1,38 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv first if it is absent.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+DEMO := runs/demo
+LENET := --network lenet --hardware bitserial-tiny
+
+.PHONY: setup demo test test-all lint clean
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+# From a trained network to a policy that the RTL has confirmed, and its board package.
+demo: setup
+	rm -rf $(DEMO)
+	$(BIN)/codesign search $(LENET) --agent haq --budget latency=0.6 --episodes 100 --seed 1 --out $(DEMO) --json $(DEMO)/search.json
+	$(BIN)/codesign simulate $(LENET) --policy $(DEMO)/policy.yaml --weights $(DEMO)/quantized.pt --images 100 --json $(DEMO)/simulate.json
+	$(BIN)/codesign export $(LENET) --policy $(DEMO)/policy.yaml --weights $(DEMO)/quantized.pt --board arty-z7-20 --out $(DEMO)/package
+	$(BIN)/codesign simulate --package $(DEMO)/package --json $(DEMO)/package.json
+
+# Coverage of the rooms is printed at the end.
+test: setup
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --cov --cov-report term
+
+test-all: setup
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report term
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf runs build .coverage .pytest_cache .mypy_cache .ruff_cache

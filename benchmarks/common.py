@@ -1,0 +1,30 @@
+"""What the benchmarks share: the table they leave in docs/benchmarks, with the command that regenerates it."""
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from hardware.files import write_text
+
+TABLES = Path(__file__).parent.parent / "docs" / "benchmarks"
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A data frame as a Markdown table."""
+    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def write_report(name: str, title: str, text: Sequence[str]) -> None:
+    """Write ``docs/benchmarks/<name>.md``: title, paragraphs and tables, and how to make it again."""
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    machine = f"codesign {version('codesign')}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    body = "\n\n".join([f"# {title}", *text, f"Made by `{command}` with {machine}."])
+    write_text(TABLES / f"{name}.md", body + "\n")
+    print(body)

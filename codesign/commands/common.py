@@ -1,0 +1,100 @@
+"""What the commands share: options, progress bars, the JSON result."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hardware.accelerator import Accelerator
+from hardware.errors import InputError
+from hardware.files import check_writable, write_text
+from rtl.verilog import rtl_hash
+
+NetworkOption = Annotated[
+    str, typer.Option("--network", help="A built-in network (see `codesign list`) or package.module:callable.")
+]
+DataOption = Annotated[str | None, typer.Option("--data", help="Data set; the network's own by default.")]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", help="State dict of the network, or the quantized.pt that `codesign search` left."),
+]
+HardwareOption = Annotated[
+    str, typer.Option("--hardware", help="A built-in accelerator (see `codesign list`) or a YAML file.")
+]
+PolicyOption = Annotated[Path | None, typer.Option("--policy", help="Policy file.")]
+BitsOption = Annotated[
+    str | None, typer.Option("--bits", help="Instead of a policy: N bits everywhere, or W,A (weights, activations).")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Every random choice follows from it.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results to this file, too.")]
+
+out = Console()
+notes = Console(stderr=True)
+
+
+class Result:
+    """Times a command and writes its ``--json`` file, with the keys that every command has."""
+
+    def __init__(self, command: str, path: Path | None):
+        self._command, self._path, self._begin = command, path, time.perf_counter()
+        if path:
+            check_writable(path)
+
+    def write(self, values: dict[str, Any], accelerator: Accelerator | None = None, seed: int | None = None) -> None:
+        """Write ``values`` after the common keys; nothing without ``--json``."""
+        if self._path is None:
+            return
+        common = {
+            "command": self._command,
+            "version": version("codesign"),
+            "hardware": accelerator.name if accelerator else None,
+            "rtl_hash": rtl_hash(accelerator) if accelerator else None,
+            "seed": seed,
+            "wall_s": round(time.perf_counter() - self._begin, 3),
+        }
+        write_text(self._path, json.dumps(common | values, indent=2) + "\n")
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error while the block runs; call it with what is done so far."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes, transient=True) as bars:
+        task = bars.add_task(title, total=total)
+        yield lambda done: bars.update(task, completed=done)
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are right-aligned."""
+    made = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number else "left")
+    return made
+
+
+def parse_bits(text: str) -> tuple[int, int]:
+    """Weight and activation bits from ``N`` or ``W,A``."""
+    parts = text.split(",")
+    try:
+        numbers = [int(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not 0 <= numbers[0] <= 8 or not 1 <= numbers[-1] <= 8:
+        raise InputError(
+            f"--bits {text!r}: expected N or W,A (weights 0 to 8 bits, activations 1 to 8), for example 4,8."
+        )
+    return numbers[0], numbers[-1]

@@ -1,0 +1,115 @@
+"""``codesign cost``: what a network costs on an accelerator, by the model, in milliseconds."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from codesign.commands.common import (
+    BitsOption,
+    DataOption,
+    HardwareOption,
+    JsonOption,
+    NetworkOption,
+    PolicyOption,
+    Result,
+    out,
+    parse_bits,
+    table,
+)
+from codesign.workload import choose_policy, load_workload
+from hardware.accelerator import Accelerator, load_accelerator
+from hardware.cost import cost_table, count_events
+from hardware.cycles import layer_cycles
+from hardware.files import check_writable, replacing
+from hardware.schedule import schedule
+
+
+def command(
+    network: NetworkOption = "lenet",
+    hardware: HardwareOption = "bitserial-tiny",
+    data: DataOption = None,
+    policy: PolicyOption = None,
+    bits: BitsOption = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per run of a layer.")] = 1,
+    lut: Annotated[
+        Path | None, typer.Option("--lut", help="Write HAQ's table: layers x 8 x 8 cycles, [layer, w-1, a-1], .npy.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Price a network at --bits N (or W,A) or under a --policy: cycles and events per layer, no RTL run."""
+    result = Result("cost", json)
+    if lut:
+        check_writable(lut)
+    accelerator = load_accelerator(hardware)
+    workload = load_workload(network, seed=0, data=data)
+    layers = [replace(layer, images=batch) for layer in workload.traced.layers]
+    if lut:
+        with replacing(lut) as temporary, temporary.open("wb") as file:
+            np.save(file, cost_table(layers, accelerator))
+        out.print(f"wrote {lut}: {len(layers)} x 8 x 8 cycles")
+        if policy is None and bits is None:
+            bits = "8"
+    chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
+    rows: list[dict[str, Any]] = []
+    for entry, layer in zip(chosen.layers, layers, strict=True):
+        weight_bits = entry.weights.bits
+        plan = schedule(layer, entry.weights.per_kernel(layer.out_channels), entry.activations.bits, accelerator)
+        cycles, events = layer_cycles(plan), count_events(plan)
+        useful = (
+            sum(entry.weights.per_kernel(layer.out_channels)) * entry.activations.bits * layer.reduction * layer.pixels
+        )
+        rows.append(
+            {
+                "name": layer.name,
+                "bits": [weight_bits if isinstance(weight_bits, int) else list(weight_bits), entry.activations.bits],
+                "macs": layer.macs,
+                "cycles": cycles,
+                "efficiency": useful / (cycles * accelerator.peak_binary_macs) if cycles else 0.0,
+                "events": asdict(events),
+            }
+        )
+    cycles = sum(row["cycles"] for row in rows)
+    latency = cycles / (accelerator.clock_mhz * 1e6)
+    lines = table(
+        f"{network} on {accelerator.name}, {batch} image(s)", "layer", "bits W,A", "cycles", "share", "efficiency"
+    )
+    for row in rows:
+        weight_bits = row["bits"][0] if isinstance(row["bits"][0], int) else "per kernel"
+        share = row["cycles"] / cycles if cycles else 0.0
+        lines.add_row(
+            row["name"],
+            f"{weight_bits},{row['bits'][1]}",
+            f"{row['cycles']:,}",
+            f"{share:.1%}",
+            f"{row['efficiency']:.1%}",
+        )
+    out.print(lines)
+    out.print(f"{cycles:,} cycles, {1e3 * latency:.3f} ms at {accelerator.clock_mhz:g} MHz (clock assumed)")
+    result.write(
+        {
+            "network": network,
+            "batch": batch,
+            "layers": rows,
+            "cycles": cycles,
+            "latency_s": latency,
+            "energy_j": None,  # needs measured energy per event, which the project does not have yet
+            "resources": _resources(accelerator),
+        },
+        accelerator,
+    )
+
+
+def _resources(accelerator: Accelerator) -> dict[str, Any]:
+    """What follows from the description alone; logic needs synthesis, which is not a command yet."""
+    array, buffers = accelerator.array, accelerator.buffers
+    return {
+        "binary_macs_per_cycle": accelerator.peak_binary_macs,
+        "buffer_bits": array.dk * (array.dm * buffers.lhs_entries + array.dn * buffers.rhs_entries),
+        "lut": None,
+        "ff": None,
+        "bram36": None,
+        "dsp": None,
+    }

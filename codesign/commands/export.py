@@ -1,0 +1,56 @@
+"""``codesign export``: the board package of a network under a policy."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codesign.commands.common import (
+    BitsOption,
+    DataOption,
+    HardwareOption,
+    JsonOption,
+    NetworkOption,
+    PolicyOption,
+    Result,
+    SeedOption,
+    WeightsOption,
+    out,
+    parse_bits,
+)
+from codesign.integers import IntegerNetwork
+from codesign.package import write_package
+from codesign.workload import choose_policy, load_workload, quantized_network
+from hardware.accelerator import load_accelerator
+from hardware.board import load_board
+
+
+def command(
+    directory: Annotated[Path, typer.Option("--out", help="Folder of the package; an older package is replaced.")],
+    network: NetworkOption = "lenet",
+    hardware: HardwareOption = "bitserial-tiny",
+    board: Annotated[str, typer.Option("--board", help="A built-in board (see `codesign list`) or a YAML file.")] = (
+        "arty-z7-20"
+    ),
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    policy: PolicyOption = None,
+    bits: BitsOption = None,
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+) -> None:
+    """Write Verilog, programs, weights, a test image with its expected outputs, a manifest and a Vivado script."""
+    result = Result("export", json)
+    accelerator, target = load_accelerator(hardware), load_board(board)
+    workload = load_workload(network, seed, data, weights)
+    chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
+    run = IntegerNetwork(quantized_network(workload, chosen, weights)).run(workload.images(1), record=True)
+    work, sums = [layer.operands for layer in run.layers], [layer.sums for layer in run.layers]
+    manifest = write_package(directory, chosen, accelerator, target, work, sums)
+    out.print(
+        f"wrote {directory}: {len(manifest['sha256']) + 1} files, {len(manifest['layers'])} layers, "
+        f"{manifest['cycles']:,} cycles per image; check it with `codesign simulate --package {directory}`"
+    )
+    result.write(
+        {"network": network, "board": target.name, "out": str(directory), "manifest": manifest}, accelerator, seed
+    )

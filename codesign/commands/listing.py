@@ -1,0 +1,26 @@
+"""``codesign list``: the names that the other commands take."""
+
+from policies.agent import agent_names
+
+from codesign.commands.common import JsonOption, Result, out, table
+from codesign.data import data_names
+from codesign.networks import network_names
+from hardware.accelerator import accelerator_names
+from hardware.board import board_names
+
+
+def command(json: JsonOption = None) -> None:
+    """List networks, data sets, accelerators, boards and agents."""
+    result = Result("list", json)
+    names = {
+        "networks": network_names(),
+        "data": data_names(),
+        "accelerators": accelerator_names(),
+        "boards": board_names(),
+        "agents": agent_names(),
+    }
+    lines = table("", "kind", "names")
+    for kind, known in names.items():
+        lines.add_row(kind, ", ".join(known))
+    out.print(lines)
+    result.write(dict(names))

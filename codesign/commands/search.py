@@ -1,0 +1,173 @@
+"""``codesign search``: an agent looks for the most accurate policy within a budget."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from policies.agent import make_agent
+
+from codesign.commands.common import (
+    DataOption,
+    HardwareOption,
+    JsonOption,
+    NetworkOption,
+    Result,
+    SeedOption,
+    WeightsOption,
+    notes,
+    out,
+    progress_bar,
+    table,
+)
+from codesign.data import load_data
+from codesign.integers import IntegerNetwork
+from codesign.networks import create_network, default_data
+from codesign.plots import bits_per_layer, learning_curve
+from codesign.search import check_directory, search
+from codesign.training import FineTune, FineTuneEvaluator, train
+from codesign.workload import load_workload, save_quantized
+from hardware.accelerator import load_accelerator
+from hardware.cost import cost_table
+from hardware.errors import InputError
+from hardware.files import check_writable, replacing
+from policies.budget import check_budget, parse_budget
+from policies.environment import BitWidthEnv, pinned_layers
+from policies.policy import Policy
+
+TRAIN_EPOCHS = {"digits": 60}
+"""Data sets on which training a network from nothing takes seconds."""
+
+
+def command(
+    directory: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/search"),
+    network: NetworkOption = "lenet",
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    hardware: HardwareOption = "bitserial-tiny",
+    agent: Annotated[str, typer.Option("--agent", help="See `codesign list`.")] = "haq",
+    budget: Annotated[
+        str, typer.Option("--budget", help="Share of the cost with 8 bits everywhere, for example latency=0.6.")
+    ] = "latency=0.6",
+    episodes: Annotated[int, typer.Option("--episodes", min=1, help="Policies to try.")] = 100,
+    seed: SeedOption = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
+    lowest_bits: Annotated[int, typer.Option("--lowest-bits", help="Fewest bits a layer may get.")] = 2,
+    train_epochs: Annotated[
+        int | None, typer.Option("--train-epochs", min=1, help="Without --weights: epochs of float training.")
+    ] = None,
+    tune_epochs: Annotated[int, typer.Option("--tune-epochs", min=0, help="Fine-tuning epochs per policy.")] = 1,
+    tune_rate: Annotated[float, typer.Option("--tune-rate", help="Learning rate of the fine-tuning.")] = (
+        FineTune.learning_rate
+    ),
+    tune_images: Annotated[
+        int | None, typer.Option("--tune-images", min=1, help="Fine-tune on this many training images (default: all).")
+    ] = None,
+    validation_images: Annotated[
+        int | None, typer.Option("--validation-images", min=1, help="Judge on this many images (default: all).")
+    ] = None,
+    test_images: Annotated[
+        int | None,
+        typer.Option("--test-images", min=1, help="Test the final policy on this many images (default: all)."),
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Search a bit-width policy: each episode is one policy, fine-tuned and judged on validation images.
+
+    Leaves policy.yaml, quantized.pt (the fine-tuned network under it), results.csv, checkpoint.pt and two pictures. The
+    accuracy printed at the end is on held-out test images, in the integer arithmetic of the machine.
+    """
+    result = Result("search", json)
+    check_writable(directory / "policy.yaml")
+    accelerator, limit = load_accelerator(hardware), parse_budget(budget)
+    make_agent(agent, steps_per_episode=2, episodes=episodes, seed=seed)  # a wrong name ends here, not after training
+    layers = load_workload(network, seed, data).traced.layers
+    costs = cost_table(layers, accelerator)
+    check_budget(limit, costs, lowest_bits, pinned_layers(len(layers)))
+    tune = FineTune(
+        epochs=tune_epochs, learning_rate=tune_rate, images=tune_images, validation_images=validation_images
+    )
+    settings = {
+        "network": network,
+        "data": data or default_data(network),
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
+        "hardware": accelerator.model_dump_json(),
+        "agent": agent,
+        "budget": str(limit),
+        "episodes": episodes,
+        "seed": seed,
+        "lowest_bits": lowest_bits,
+        "train_epochs": train_epochs,
+        "fine_tune": repr(tune),
+    }
+    check_directory(directory, settings, resume)
+    if weights is None:
+        weights = directory / "float.pt"
+        if not (resume and weights.exists()):
+            _train(network, data or default_data(network), train_epochs, seed, weights)
+    workload = load_workload(network, seed, data, weights)
+    assert workload.data is not None
+    evaluator = FineTuneEvaluator(workload.traced, workload.data, tune, seed)
+    environment = BitWidthEnv(network, layers, costs, limit, evaluator, lowest_bits=lowest_bits)
+    player = make_agent(agent, steps_per_episode=environment.steps_per_episode, episodes=episodes, seed=seed)
+    with progress_bar(f"{agent} episodes", episodes) as progress:
+        found = search(environment, player, episodes, directory, settings, resume, progress)
+
+    best = found.rows[found.best]
+    policy = Policy.from_bits(network, layers, found.bits())
+    quantized = evaluator.quantized(policy)
+    test = workload.data.test if test_images is None else workload.data.test.take(slice(test_images))
+    accuracy = IntegerNetwork(quantized).accuracy(test)
+    reference = evaluator.float_accuracy(test)
+    policy.save(directory / "policy.yaml")
+    save_quantized(quantized, policy, directory / "quantized.pt")
+    title = f"{agent} on {network}, {accelerator.name}, {limit}"
+    learning_curve([row["reward"] for row in found.rows], title, directory / "learning_curve.png")
+    bits_per_layer([layer.name for layer in layers], found.bits(), title, directory / "bits.png")
+
+    lines = table(title, "layer", "weight bits", "activation bits", "cycles", "cycles at 8,8")
+    for index, (layer, (w, a)) in enumerate(zip(layers, found.bits(), strict=True)):
+        lines.add_row(layer.name, str(w), str(a), f"{costs[index, w - 1, a - 1]:,.0f}", f"{costs[index, 7, 7]:,.0f}")
+    out.print(lines)
+    out.print(
+        f"best of {episodes} episodes ({len(environment.evaluations)} policies evaluated): "
+        f"{best['cost']:,.0f} cycles, {best['budget_used']:.1%} of the budget\n"
+        f"validation accuracy {best['accuracy']:.2%} (full precision {evaluator.reference_accuracy:.2%})\n"
+        f"held-out test accuracy in integer arithmetic {accuracy:.2%} on {len(test):,} images "
+        f"(full precision {reference:.2%})\n"
+        f"wrote {directory}: policy.yaml, quantized.pt, results.csv, learning_curve.png, bits.png"
+    )
+    values: dict[str, Any] = {
+        "network": network,
+        "agent": agent,
+        "episodes": episodes,
+        "policy": str(directory / "policy.yaml"),
+        "accuracy": accuracy,
+        "accuracy_full_precision": reference,
+        "validation_accuracy": best["accuracy"],
+        "validation_accuracy_full_precision": evaluator.reference_accuracy,
+        "test_images": len(test),
+        "cost": best["cost"],
+        "cost_ratio": best["cost_ratio"],
+        "budget": str(limit),
+        "budget_used": best["budget_used"],
+        "evaluations": len(environment.evaluations),
+        "bits": found.bits(),
+    }
+    result.write(values, accelerator, seed)
+
+
+def _train(network: str, data: str | None, epochs: int | None, seed: int, path: Path) -> None:
+    """Train the network from nothing and keep its weights."""
+    if data is None:
+        raise InputError(f"network {network!r} has no data set of its own: pass --data.")
+    epochs = epochs or TRAIN_EPOCHS.get(data)
+    if epochs is None:
+        raise InputError(f"training on {data!r} takes long: pass a trained network's --weights, or --train-epochs N.")
+    module = create_network(network, seed)
+    with progress_bar(f"training {network} on {data}", epochs) as progress:
+        train(module, load_data(data), epochs=epochs, seed=seed, progress=progress)
+    notes.print(f"trained {network} on {data} for {epochs} epochs")
+    with replacing(path) as temporary:
+        torch.save(module.state_dict(), temporary)

@@ -1,0 +1,137 @@
+"""``codesign simulate``: a network, or an exported package, on the RTL."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codesign.commands.common import (
+    BitsOption,
+    DataOption,
+    HardwareOption,
+    JsonOption,
+    NetworkOption,
+    PolicyOption,
+    Result,
+    SeedOption,
+    WeightsOption,
+    notes,
+    out,
+    parse_bits,
+    progress_bar,
+    table,
+)
+from codesign.integers import IntegerNetwork
+from codesign.package import read_manifest, run_package
+from codesign.simulate import select_layers, simulate
+from codesign.workload import choose_policy, load_workload, quantized_network
+from hardware.accelerator import Accelerator, load_accelerator
+from hardware.files import check_writable
+
+
+def command(
+    network: NetworkOption = "lenet",
+    hardware: HardwareOption = "bitserial-tiny",
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    policy: PolicyOption = None,
+    bits: BitsOption = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="Test images to run through every layer.")] = 1,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="Only these layers, comma-separated; their inputs stay the same.")
+    ] = None,
+    waves: Annotated[
+        Path | None, typer.Option("--waves", help="Write an FST waveform here (slower; choose few --layers).")
+    ] = None,
+    package: Annotated[
+        Path | None, typer.Option("--package", help="Run an exported package on its own Verilog instead.")
+    ] = None,
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+) -> None:
+    """Run every layer of a network on the RTL: cycles beside the model's, outputs against the integer reference.
+
+    Without --weights the network has random weights from --seed, and without --data too its images are random. Cycles
+    are per image; outputs and mismatches count all images. Exit code 1 if anything differs.
+    """
+    result = Result("simulate", json)
+    if waves:
+        check_writable(waves)
+    if package:
+        _simulate_package(package, result)
+        return
+    accelerator = load_accelerator(hardware)
+    workload = load_workload(network, seed, data, weights)
+    chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
+    names = select_layers(workload.traced.layers, layers)
+    integers = IntegerNetwork(quantized_network(workload, chosen, weights))
+    run = integers.run(workload.images(images), record=True)
+    with progress_bar("layers on the RTL", images * len(names)) as progress:
+        report = simulate(run, names, accelerator, waves, progress)
+    _print_layers(f"{network} on {accelerator.name}, {images} image(s)", report)
+    accuracy = None
+    if weights and workload.data:
+        accuracy = integers.accuracy(workload.data.test)
+        out.print(
+            f"integer arithmetic, all {len(workload.data.test):,} held-out test images of {workload.data.name}: "
+            f"accuracy {accuracy:.2%}"
+        )
+    elif not weights:
+        notes.print(f"weights are random (seed {seed}): pass --weights for a trained network")
+    result.write({"network": network, "images": images, "accuracy": accuracy, **report}, accelerator, seed)
+    _exit(report)
+
+
+def _simulate_package(package: Path, result: Result) -> None:
+    manifest = read_manifest(package)
+    accelerator = Accelerator.from_mapping(manifest["accelerator"], str(package))
+    with progress_bar("layers on the package's RTL", len(manifest["layers"])) as progress:
+        runs, seconds = run_package(package, progress)
+    rows = [
+        {
+            "name": run.entry["name"],
+            "bits": [run.entry["weight_bits"], run.entry["activation_bits"]],
+            "rtl_cycles": run.rtl_cycles,
+            "model_cycles": run.entry["cycles"],
+            "outputs": 2 * run.words,
+            "mismatches": run.mismatches,
+        }
+        for run in runs
+    ]
+    report: dict[str, Any] = {
+        "layers": rows,
+        **{key: sum(row[key] for row in rows) for key in ("rtl_cycles", "model_cycles", "mismatches")},
+        "cycles_per_second": sum(row["rtl_cycles"] for row in rows) / seconds,
+    }
+    _print_layers(f"package {package}: {manifest['network']} on its own Verilog", report)
+    result.write({"network": manifest["network"], "package": str(package), "images": 1, **report}, accelerator)
+    _exit(report)
+
+
+def _print_layers(title: str, report: dict[str, Any]) -> None:
+    lines = table(title, "layer", "bits W,A", "RTL cycles", "model cycles", "outputs", "mismatches")
+    for row in report["layers"]:
+        weight_bits = row["bits"][0] if isinstance(row["bits"][0], int) else "per kernel"
+        numbers = (row["rtl_cycles"], row["model_cycles"], row["outputs"], row["mismatches"])
+        lines.add_row(row["name"], f"{weight_bits},{row['bits'][1]}", *(f"{number:,}" for number in numbers))
+    total = (
+        report["rtl_cycles"],
+        report["model_cycles"],
+        sum(r["outputs"] for r in report["layers"]),
+        report["mismatches"],
+    )
+    lines.add_section()
+    lines.add_row("all", "", *(f"{number:,}" for number in total))
+    out.print(lines)
+    error = max(abs(row["rtl_cycles"] - row["model_cycles"]) for row in report["layers"])
+    out.print(
+        f"largest cycle error {error}, mismatching outputs {report['mismatches']}, "
+        f"{report['cycles_per_second']:,.0f} simulated cycles per second"
+    )
+
+
+def _exit(report: dict[str, Any]) -> None:
+    """Exit code 1 where machine, model and reference disagree."""
+    wrong = any(row["rtl_cycles"] != row["model_cycles"] for row in report["layers"])
+    if wrong or report["mismatches"]:
+        raise typer.Exit(1)

@@ -1,0 +1,132 @@
+"""Runs an agent in the environment, episode after episode, and survives being killed at any moment.
+
+After every episode all that the next one depends on is written to ``checkpoint.pt``, by renaming: a run that was
+killed continues from its last finished episode and ends exactly where an uninterrupted run ends. ``results.csv`` is
+derived from the checkpoint's rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from policies.agent import Agent
+
+from hardware.errors import InputError
+from hardware.files import replacing
+from policies.environment import BitWidthEnv
+
+CHECKPOINT = "checkpoint.pt"
+RESULTS = "results.csv"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """All episodes of a run.
+
+    Parameters
+    ----------
+    rows:
+        One per episode, see `search`.
+    best:
+        Index of the row with the highest reward; of equals, the one that costs least, then the earliest.
+    """
+
+    rows: list[dict[str, Any]]
+    best: int
+
+    def bits(self) -> list[tuple[int, int]]:
+        """Weight and activation bits of the best policy's layers."""
+        return [(int(pair[0]), int(pair[1])) for pair in self.rows[self.best]["bits"].split()]
+
+
+def search(
+    environment: BitWidthEnv,
+    agent: Agent,
+    episodes: int,
+    directory: Path,
+    settings: dict[str, Any],
+    resume: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> SearchResult:
+    """Play ``episodes`` episodes.
+
+    Parameters
+    ----------
+    directory:
+        Gets `CHECKPOINT` and `RESULTS`: columns ``episode, reward, accuracy, cost, cost_ratio, budget_used, cached,
+        bits`` (one digit pair per layer, weight then activation bits).
+    settings:
+        All that the run depends on (names, seed, budget, ...): numbers and strings. A resumed run must have the same.
+    resume:
+        Continue the run that ``directory`` holds, if it holds one.
+
+    Raises
+    ------
+    InputError
+        ``directory`` holds a run and ``resume`` is off, or a run with other settings.
+    """
+    checkpoint = directory / CHECKPOINT
+    rows: list[dict[str, Any]] = []
+    if checkpoint.exists():
+        saved = _read_checkpoint(checkpoint, settings, resume)
+        rows = saved["rows"]
+        agent.load_state_dict(saved["agent"])
+        environment.evaluations = saved["evaluations"]
+    if progress:
+        progress(len(rows))
+    for episode in range(len(rows), episodes):
+        rows.append({"episode": episode} | _play(environment, agent))
+        state = {
+            "settings": settings,
+            "rows": rows,
+            "agent": agent.state_dict(),
+            "evaluations": environment.evaluations,
+        }
+        with replacing(checkpoint) as temporary:
+            torch.save(state, temporary)
+        with replacing(directory / RESULTS) as temporary:
+            pd.DataFrame(rows).to_csv(temporary, index=False)
+        if progress:
+            progress(episode + 1)
+    best = min(range(len(rows)), key=lambda index: (-rows[index]["reward"], rows[index]["cost"], index))
+    return SearchResult(rows, best)
+
+
+def check_directory(directory: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Raise the `InputError` that `search` would raise, before any long work."""
+    if (directory / CHECKPOINT).exists():
+        _read_checkpoint(directory / CHECKPOINT, settings, resume)
+
+
+def _play(environment: BitWidthEnv, agent: Agent) -> dict[str, Any]:
+    observation, _ = environment.reset()
+    over = False
+    while not over:
+        observation, reward, over, _, info = environment.step(agent.act(observation))
+    agent.finish_episode(reward)
+    bits = " ".join(f"{e.weights.bits}{e.activations.bits}" for e in info.pop("policy").layers)
+    return {"reward": float(reward), **info, "bits": bits}
+
+
+def _read_checkpoint(checkpoint: Path, settings: dict[str, Any], resume: bool) -> dict[str, Any]:
+    directory = checkpoint.parent
+    if not resume:
+        raise InputError(f"{directory} holds a run already: pass --resume to continue it, or choose another --out.")
+    try:
+        saved = torch.load(checkpoint, weights_only=True)
+        theirs = saved["settings"]
+    except Exception as error:  # torch.load raises nearly anything for a damaged file
+        raise InputError(f"{checkpoint} cannot be read ({error}): choose another --out and start again.") from None
+    differing = [
+        f"{name} {theirs.get(name)!r}, now {settings.get(name)!r}"
+        for name in sorted(theirs.keys() | settings.keys())
+        if theirs.get(name) != settings.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"the run in {directory} had other settings ({'; '.join(differing)}): repeat them, or choose another --out."
+        )
+    return dict(saved)

@@ -1,0 +1,125 @@
+"""What a command works on: a network traced to layers, its weights, its data, its policy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from codesign.data import Data, input_format, load_data
+from codesign.networks import create_network, default_data, load_weights
+from codesign.quantize import QuantizedNetwork
+from codesign.tracing import Traced, trace
+from hardware.errors import InputError
+from hardware.files import replacing
+from policies.policy import Policy
+
+QUANTIZED = "codesign-quantized-1"
+"""Marks a file of `save_quantized`."""
+CALIBRATION_IMAGES = 256
+RANDOM_IMAGES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """A network and where its inputs come from.
+
+    Parameters
+    ----------
+    traced:
+        Folded graph and layers, with the weights that were given, or random ones.
+    data:
+        None when there is no data: images are random then (see `images`).
+    """
+
+    network: str
+    traced: Traced
+    input_shape: tuple[int, int, int]
+    signed_input: bool
+    data: Data | None
+    seed: int
+
+    def images(self, count: int) -> torch.Tensor:
+        """The first ``count`` test images, float32 ``(count, C, H, W)``; random ones without data."""
+        if self.data is None:
+            return self._random_images(count, self.seed + 1)
+        if count > len(self.data.test):
+            raise InputError(
+                f"{self.data.name} has {len(self.data.test)} test images, asked for {count}: ask for fewer."
+            )
+        return self.data.test.batch(slice(count))
+
+    def calibration(self) -> torch.Tensor:
+        """Training images that activation ranges are measured on."""
+        if self.data is None:
+            return self._random_images(RANDOM_IMAGES, self.seed)
+        return self.data.train.batch(slice(CALIBRATION_IMAGES))
+
+    def _random_images(self, count: int, seed: int) -> torch.Tensor:
+        images = torch.rand((count, *self.input_shape), generator=torch.Generator().manual_seed(seed))
+        return 4 * images - 2 if self.signed_input else images
+
+
+def load_workload(
+    network: str, seed: int, data: str | None = None, weights: Path | None = None, need_data: bool = False
+) -> Workload:
+    """Load a network, its weights and its data.
+
+    Parameters
+    ----------
+    network:
+        Built-in name or ``package.module:callable``.
+    data:
+        Name of the data set; by default the built-in network's own, which is loaded only with ``weights`` or
+        ``need_data``. Anybody's own network needs one, because it says how large an image is.
+    weights:
+        State dict; without it the weights are random, from ``seed``. A file of `save_quantized` is left to
+        `quantized_network`.
+    """
+    chosen = data or default_data(network)
+    module = create_network(network, seed)
+    if chosen is None:
+        raise InputError(
+            f"network {network!r} has no data set of its own: pass --data, which also gives the image size."
+        )
+    shape, signed = input_format(chosen)
+    if weights is not None and _read_quantized(weights) is None:
+        load_weights(module, weights)
+    loaded = load_data(chosen) if need_data or data or weights else None
+    return Workload(network, trace(module, shape, signed), shape, signed, loaded, seed)
+
+
+def quantized_network(workload: Workload, policy: Policy, weights: Path | None) -> QuantizedNetwork:
+    """The network under a policy: as `save_quantized` left it, or quantized now from its float weights."""
+    quantized = QuantizedNetwork(workload.traced, policy, workload.calibration())
+    saved = _read_quantized(weights) if weights else None
+    if saved is not None:
+        if saved["policy"] != policy.as_yaml():
+            raise InputError(f"{weights} was made for another policy: pass the policy.yaml that lies beside it.")
+        quantized.load_state_dict(saved["state"])
+    return quantized.eval()
+
+
+def save_quantized(quantized: QuantizedNetwork, policy: Policy, path: Path) -> None:
+    """Write a quantized network's float weights, ranges and policy."""
+    content = {"format": QUANTIZED, "policy": policy.as_yaml(), "state": quantized.state_dict()}
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _read_quantized(path: Path) -> dict | None:
+    """A file of `save_quantized`; None for everything else, which `load_weights` will judge."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # missing, damaged or of another kind: load_weights says which
+        return None
+    return content if isinstance(content, dict) and content.get("format") == QUANTIZED else None
+
+
+def choose_policy(workload: Workload, policy: Path | None, bits: tuple[int, int] | None) -> Policy:
+    """The policy of ``--policy`` or ``--bits``."""
+    if (policy is None) == (bits is None):
+        raise InputError("expected exactly one of --policy and --bits: pass a policy file, or N or W,A.")
+    if policy is not None:
+        return Policy.load(policy, workload.network, workload.traced.layers)
+    assert bits is not None
+    return Policy.uniform(workload.network, workload.traced.layers, *bits)
