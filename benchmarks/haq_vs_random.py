@@ -45,7 +45,9 @@ def main() -> None:
     rows = []
     for agent_name in options.agents.split(","):
         for seed in range(options.seeds):
-            environment = BitWidthEnv("lenet", traced.layers, costs, parse_budget(options.budget), evaluator)
+            environment = BitWidthEnv(
+                "lenet", traced.layers, costs, parse_budget(options.budget), evaluator, pin_ends=False
+            )
             environment.evaluations = evaluations
             agent = make_agent(
                 agent_name, steps_per_episode=environment.steps_per_episode, episodes=options.episodes, seed=seed

@@ -88,13 +88,20 @@ def data_names() -> list[str]:
     return sorted(_LOADERS)
 
 
+def image_format(name: str) -> tuple[tuple[int, int, int], bool]:
+    """``(channels, height, width)`` of a data set's images, and whether they can be negative, without loading it."""
+    if name not in _FORMATS:
+        raise unknown("data set", name, data_names())
+    return _FORMATS[name]
+
+
 def load_data(name: str, root: Path | None = None) -> Data:
     """Load a data set.
 
     Parameters
     ----------
     root:
-        Folder that holds the data sets; by default ``$CODESIGN_DATA``, else ``data`` in the cache folder.
+        Folder that holds the data sets; by default ``$CODESIGN_DATA``, else the cache folder.
 
     Raises
     ------
@@ -104,7 +111,7 @@ def load_data(name: str, root: Path | None = None) -> Data:
     if name not in _LOADERS:
         raise unknown("data set", name, data_names())
     if root is None:
-        root = Path(os.environ.get("CODESIGN_DATA") or cache_directory() / "data")
+        root = Path(os.environ.get("CODESIGN_DATA") or cache_directory())
     return _LOADERS[name](root)
 
 
@@ -146,12 +153,15 @@ def _cifar10(root: Path) -> Data:
     images, labels, test_images, test_labels = _find_cifar10(root)
     train = Split(torch.from_numpy(images), torch.from_numpy(labels), 255, mean, std)
     test = Split(torch.from_numpy(test_images), torch.from_numpy(test_labels), 255, mean, std)
-    validation, rest = stratified(labels, max(1, len(labels) // 10), np.random.default_rng(SPLIT_SEED))
+    rng = np.random.default_rng(SPLIT_SEED)
+    validation, rest = stratified(labels, max(1, len(labels) // 10), rng)
+    # Folders give class after class; mixed, the first images of a part stand for all of it.
+    validation, rest, mixed = (rng.permutation(part) for part in (validation, rest, np.arange(len(test_labels))))
     return Data(
         name="cifar10",
         train=train.take(torch.from_numpy(rest)),
         validation=train.take(torch.from_numpy(validation)),
-        test=test,
+        test=test.take(torch.from_numpy(mixed)),
         classes=CIFAR10_CLASSES,
         signed_input=True,
     )
@@ -180,11 +190,15 @@ def _decoded(folder: Path) -> Arrays:
             digest.update(f"{path}:{status.st_size}:{status.st_mtime_ns};".encode())
     cached = cache_directory() / f"cifar10-{digest.hexdigest()[:16]}.npz"
     # No cache yet, or a damaged one: decode.
-    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(cached) as stored:
+    with (
+        suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+        cached.open("rb") as file,
+        np.load(file) as stored,
+    ):
         return stored["images"], stored["labels"], stored["test_images"], stored["test_labels"]
     images, labels = _decode(listing["train"])
     test_images, test_labels = _decode(listing["test"])
-    with suppress(InputError), replacing(cached) as temporary:  # without a writable cache it only takes longer
+    with suppress(InputError, OSError), replacing(cached) as temporary:  # without a writable cache it only takes longer
         np.savez(temporary, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
     return images, labels, test_images, test_labels
 
@@ -262,3 +276,4 @@ def _read_batches(folder: Path) -> Arrays:
 
 
 _LOADERS: dict[str, Callable[[Path], Data]] = {"digits": _digits, "cifar10": _cifar10}
+_FORMATS = {"digits": ((1, 8, 8), False), "cifar10": ((3, 32, 32), True)}

@@ -32,7 +32,7 @@ _LONGEST_SHIFT = 62
 
 @dataclass(frozen=True, eq=False)
 class Requantizer:
-    """Multiplication by constant positive reals in integers: ``(v * multiplier + half) >> shift``.
+    """Multiplication by constant reals in integers: ``(v * multiplier + half) >> shift``.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ class Requantizer:
 
     @classmethod
     def nearest(cls, factors: np.ndarray) -> "Requantizer":
-        """The closest multipliers of `MULTIPLIER_BITS` bits; a factor that is larger itself is rounded to an integer."""
-        _, exponents = np.frexp(factors)  # factors = fraction * 2**exponents, fraction in [0.5, 1)
+        """The closest multipliers of `MULTIPLIER_BITS` bits; a larger factor becomes an integer."""
+        _, exponents = np.frexp(factors)  # |factors| = fraction * 2**exponents, fraction in [0.5, 1)
         shifts = np.clip(MULTIPLIER_BITS - exponents.astype(np.int64), 0, _LONGEST_SHIFT)
         multipliers = np.floor(np.ldexp(factors, shifts) + 0.5).astype(np.int64)
         return cls(torch.from_numpy(multipliers), torch.from_numpy(shifts))
@@ -158,7 +158,15 @@ def _largest_output(layer: QuantizedLayer) -> float:
             "give it fewer bits."
         )
     step, scales, bias = _constants(layer)
-    return float((sums * scales * step + np.abs(bias)).max())
+    return float((sums * np.abs(scales) * step + np.abs(bias)).max())
+
+
+def average_pool(values: torch.Tensor, pool: nn.AvgPool2d) -> torch.Tensor:
+    """Averages of int64 values ``(N, C, H, W)``, rounded half up."""
+    size = pool.kernel_size
+    area = size * size if isinstance(size, int) else math.prod(size)
+    totals = F.avg_pool2d(values, size, pool.stride, divisor_override=1)
+    return torch.div(2 * totals + area, 2 * area, rounding_mode="floor")
 
 
 class _Inference(fx.Interpreter):
@@ -180,10 +188,7 @@ class _Inference(fx.Interpreter):
             return layer.values(sums)
         module = self.fetch_attr(target)
         if isinstance(module, nn.AvgPool2d):
-            size = torch.ones(1, 1, *args[0].shape[2:], dtype=torch.int64)
-            area = int(F.avg_pool2d(size, module.kernel_size, divisor_override=1).flatten()[0])
-            total = F.avg_pool2d(args[0], module.kernel_size, module.stride, divisor_override=1)
-            return torch.div(2 * total + area, 2 * area, rounding_mode="floor")
+            return average_pool(args[0], module)
         return super().call_module(target, args, kwargs)
 
 

@@ -23,50 +23,89 @@ SAMPLES = 16384
 
 
 class Calibration:
-    """What the float network's layers see, to choose activation scales from.
+    """What the float network's layers see and give on some images; a quantized network is fitted to it.
 
     Parameters
     ----------
     traced:
         The float network.
     images:
-        Normalised images ``(N, C, H, W)``; 64 to 256 are plenty.
+        Normalised images ``(N, C, H, W)``; about 100 are enough.
     """
 
     def __init__(self, traced: Traced, images: torch.Tensor) -> None:
-        recorder = _InputRecorder(traced)
+        recorder = _Recorder(traced)
         with torch.no_grad():
             recorder.run(images)
-        self._layers = {layer.name: layer for layer in traced.layers}
+        self.images = images
+        self.largest_input = float(images.abs().max())
+        self.moments = recorder.moments
+        self._signed = {layer.name: layer.signed_activations for layer in traced.layers}
         self._samples = recorder.samples
         self._scales: dict[tuple[str, int], float] = {}
-        self.largest_input = float(images.abs().max())
 
     def scale(self, name: str, bits: int) -> float:
         """Step of the named layer's input activations at a width."""
         key = name, bits
         if key not in self._scales:
-            signed = self._layers[name].signed_activations
-            self._scales[key] = activation_scale(self._samples[name], bits, signed)
+            self._scales[key] = activation_scale(self._samples[name], bits, self._signed[name])
         return self._scales[key]
 
 
-class _InputRecorder(fx.Interpreter):
-    """Keeps random values (always the same ones), and the extremes, of every layer's input."""
+def _moments(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of every output channel, ``(M,)`` each."""
+    per_channel = outputs.transpose(0, 1).flatten(1)
+    return per_channel.mean(1), per_channel.std(1, correction=0)
+
+
+class _Recorder(fx.Interpreter):
+    """Keeps every layer's output moments and random values of its input (always the same ones) with the extremes."""
 
     def __init__(self, traced: Traced) -> None:
         super().__init__(traced.graph_module)
         self.names = {layer.name for layer in traced.layers}
         self.samples: dict[str, torch.Tensor] = {}
+        self.moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        outputs = super().call_module(target, args, kwargs)
         if target in self.names:
             values = args[0].flatten()
             if len(values) > SAMPLES:
                 chosen = torch.randint(len(values), (SAMPLES,), generator=torch.Generator().manual_seed(0))
                 values = torch.cat([values[chosen], values.amin()[None], values.amax()[None]])
-            self.samples[target] = values
-        return super().call_module(target, args, kwargs)
+            self.samples[target], self.moments[target] = values, _moments(outputs)
+        return outputs
+
+
+class _MomentMatcher(fx.Interpreter):
+    """Restores every output channel's mean and deviation, layer after layer, so that errors do not pile up.
+
+    The mean is Nagel et al.'s bias correction (ICCV 2019, arXiv 1906.04721), measured on images; the
+    deviation is corrected as Banner et al. (NeurIPS 2019, arXiv 1810.05723) do for weights. It stands in for the
+    batch norm that was folded away, and makes most of the accuracy at 2 and 3 bits.
+    """
+
+    def __init__(self, network: "QuantizedNetwork", calibration: Calibration) -> None:
+        super().__init__(network.graph_module)
+        self.layers = network.layers
+        self.moments = calibration.moments
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        outputs = super().call_module(target, args, kwargs)
+        if target not in self.layers:
+            return outputs
+        layer, (mean, deviation) = self.layers[target], self.moments[target]
+        shape = (-1, *[1] * (outputs.ndim - 2))
+        now = _moments(outputs)[1]
+        factor = torch.where(now > 0, deviation / now, 1.0).clamp(0.5, 2.0)  # a nearly dead channel stays so
+        bias = layer.bias.reshape(shape)
+        outputs = (outputs - bias) * factor.reshape(shape) + bias
+        shift = mean - _moments(outputs)[0]
+        layer.weight.mul_(factor.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+        layer.weight_scales.mul_(factor)
+        layer.bias.add_(shift)
+        return outputs + shift.reshape(shape)
 
 
 class QuantizedLayer(nn.Module):
@@ -112,7 +151,7 @@ class QuantizedLayer(nn.Module):
 
 
 class QuantizedNetwork(nn.Module):
-    """The traced network with every layer quantized as a policy says.
+    """The traced network with every layer quantized as a policy says and fitted to the calibration images.
 
     Parameters
     ----------
@@ -149,6 +188,8 @@ class QuantizedNetwork(nn.Module):
             )
             parent, _, name = layer.name.rpartition(".")
             setattr(self.graph_module.get_submodule(parent), name, self.layers[layer.name])
+        with torch.no_grad():
+            _MomentMatcher(self, calibration).run(calibration.images)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Scores ``(N, classes)`` of normalised images ``(N, C, H, W)``."""

@@ -48,7 +48,7 @@ class Traced:
     Parameters
     ----------
     graph_module:
-        Evaluation-mode copy with batch norm folded into the layer before it; every layer has a bias. The node of a
+        Float32 copy in evaluation mode, batch norm folded into the layer before; every layer has a bias. The node of a
         layer has the layer's name as its target.
     layers:
         Convolutions and linear layers in the order in which they run, with ``images`` 1.
@@ -76,7 +76,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], signed_input: bool = 
         The network cannot be traced, does something that is not supported, or cannot take such images.
     """
     try:
-        graph_module = fx.symbolic_trace(deepcopy(module).cpu().eval())
+        graph_module = fx.symbolic_trace(deepcopy(module).cpu().float().eval())
     except Exception as error:  # a user's forward may raise anything when it meets a symbolic value
         raise InputError(
             f"cannot trace {type(module).__name__} ({_first_line(error)}): "
@@ -102,6 +102,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], signed_input: bool = 
         graph_module.add_module(f"pool_{node.name}", pool)
         _replace(node, "call_module", f"pool_{node.name}", node.all_input_nodes[:1])
     graph_module.graph.eliminate_dead_code()
+    graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     return Traced(graph_module, tuple(walk.layers))
 

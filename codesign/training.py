@@ -1,12 +1,13 @@
 """Training floats, and the accuracy of a policy: calibrate, fine-tune, validate."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from codesign.data import Data, Split, stratified
 from codesign.quantize import Calibration, QuantizedNetwork
@@ -15,6 +16,8 @@ from hardware.errors import InputError
 from policies.policy import Policy
 
 CALIBRATION_IMAGES = 128
+LARGEST_GRADIENT = 1.0
+"""Norm that fine-tuning clips gradients to: at 2 bits a few steps without it can ruin a network."""
 
 
 def accuracy(module: nn.Module, split: Split, batch: int = 250) -> float:
@@ -28,19 +31,6 @@ def accuracy(module: nn.Module, split: Split, batch: int = 250) -> float:
             correct += int((module(split.batch(part)).argmax(1) == split.labels[part]).sum())
     module.train(training)
     return correct / len(split)
-
-
-def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Shuffled indices; the last batch joins the one before if it is a single image, which batch norm cannot take."""
-    order = torch.randperm(count, generator=generator)
-    cuts = list(range(batch, count, batch))
-    if cuts and count - cuts[-1] == 1:
-        cuts.pop()
-    yield from torch.tensor_split(order, cuts)
-
-
-def _steps(count: int, batch: int) -> int:
-    return sum(1 for _ in _batches(count, batch, torch.Generator()))
 
 
 def train(
@@ -65,36 +55,46 @@ def train(
         Called with the number of finished epochs.
     """
     if epochs < 1:
-        raise InputError(f"expected at least 1 epoch, got {epochs}.")
-    _fit(module, data.train, epochs, learning_rate, batch, seed, progress)
-
-
-def _fit(
-    module: nn.Module,
-    split: Split,
-    epochs: int,
-    learning_rate: float,
-    batch: int,
-    seed: int,
-    progress: Callable[[int], None] | None = None,
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
+        raise InputError(f"expected at least 1 epoch, got {epochs}: raise it.")
     optimizer = torch.optim.Adam(module.parameters(), learning_rate)
-    steps = epochs * _steps(len(split), batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    steps = epochs * len(_cuts(len(data.train), batch))
+    schedule = OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module.train()
         for epoch in range(epochs):
-            for indices in _batches(len(split), batch, generator):
-                loss = F.cross_entropy(module(split.batch(indices)), split.labels[indices])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
+            _epoch(module, data.train, batch, optimizer, schedule, generator, torch.inf)
             if progress:
                 progress(epoch + 1)
         module.eval()
+
+
+def _cuts(count: int, batch: int) -> list[int]:
+    """Where the batches of ``count`` images end; a single image left over joins the last (batch norm needs two)."""
+    ends = list(range(batch, count, batch))
+    if ends and count - ends[-1] == 1:
+        ends.pop()
+    return [*ends, count]
+
+
+def _epoch(
+    module: nn.Module,
+    split: Split,
+    batch: int,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    generator: torch.Generator,
+    largest_gradient: float,
+) -> None:
+    order = torch.randperm(len(split), generator=generator)
+    for indices in torch.tensor_split(order, _cuts(len(split), batch)[:-1]):
+        loss = F.cross_entropy(module(split.batch(indices)), split.labels[indices])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), largest_gradient)
+        optimizer.step()
+        schedule.step()
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ class FineTune:
     Parameters
     ----------
     epochs:
-        Passes over the images; 0 measures the accuracy after calibration alone.
+        Passes over the images; 0 leaves it at the calibration.
+    learning_rate:
+        At the start; it falls to 0 along a cosine.
     images, validation_images:
         How many training and validation images are used, each class by its share; None for all.
     """
@@ -115,25 +117,58 @@ class FineTune:
     images: int | None = None
     validation_images: int | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("batch", 2), ("images", 1), ("validation_images", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"fine-tuning: {name} should be {least} or more, got {value}: raise it.")
+        if not 0 < self.learning_rate < torch.inf:
+            raise InputError(f"fine-tuning: learning_rate should be positive, got {self.learning_rate}.")
+
 
 class FineTuneEvaluator:
+    """Accuracy of policies, as an agent's environment asks for it.
+
+    Every policy starts from the same float weights and sees the same images in the same order, so an accuracy does
+    not depend on what was evaluated before. Fine-tuning is SGD with momentum 0.9, as HAQ's (Wang et al., CVPR 2019).
+
+    Parameters
+    ----------
+    traced:
+        The trained float network.
+    data:
+        Fine-tuned on ``train``, judged on ``validation``; ``test`` is not touched.
+    seed:
+        Chooses the subsets and the order of images.
+    """
+
     def __init__(self, traced: Traced, data: Data, options: FineTune, seed: int) -> None:
-        self._traced = traced
-        self._options, self._seed = options, seed
+        self._traced, self._options, self._seed = traced, options, seed
         rng = np.random.default_rng(seed)
         self._train = _subset(data.train, options.images, rng)
         self._validation = _subset(data.validation, options.validation_images, rng)
         self._calibration = Calibration(traced, _subset(data.train, CALIBRATION_IMAGES, rng).batch())
-        self.reference_accuracy = accuracy(traced.graph_module, self._validation)
+        self._reference = accuracy(traced.graph_module, self._validation)
+
+    @property
+    def reference_accuracy(self) -> float:
+        """The float network's validation accuracy, 0 to 1."""
+        return self._reference
 
     def accuracy(self, policy: Policy) -> float:
+        """Validation accuracy of the policy's network after fine-tuning, 0 to 1."""
         return accuracy(self.quantized(policy), self._validation)
 
     def quantized(self, policy: Policy) -> QuantizedNetwork:
+        """The policy's fine-tuned network: equal bit for bit every time, as long as the number of threads is."""
         network = QuantizedNetwork(self._traced, policy, self._calibration)
         options = self._options
         if options.epochs:
-            _fit(network, self._train, options.epochs, options.learning_rate, options.batch, self._seed)
+            optimizer = torch.optim.SGD(network.parameters(), options.learning_rate, momentum=0.9)
+            schedule = CosineAnnealingLR(optimizer, options.epochs * len(_cuts(len(self._train), options.batch)))
+            generator = torch.Generator().manual_seed(self._seed)
+            for _ in range(options.epochs):
+                _epoch(network, self._train, options.batch, optimizer, schedule, generator, LARGEST_GRADIENT)
         return network.eval()
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from codesign.data import Data, input_format, load_data
+from codesign.data import Data, image_format, load_data
 from codesign.networks import create_network, default_data, load_weights
-from codesign.quantize import QuantizedNetwork
+from codesign.quantize import Calibration, QuantizedNetwork
 from codesign.tracing import Traced, trace
 from hardware.errors import InputError
 from hardware.files import replacing
@@ -48,11 +48,11 @@ class Workload:
             )
         return self.data.test.batch(slice(count))
 
-    def calibration(self) -> torch.Tensor:
-        """Training images that activation ranges are measured on."""
+    def calibration(self) -> Calibration:
+        """What activation scales are chosen from: the network on training images, or on random ones."""
         if self.data is None:
-            return self._random_images(RANDOM_IMAGES, self.seed)
-        return self.data.train.batch(slice(CALIBRATION_IMAGES))
+            return Calibration(self.traced, self._random_images(RANDOM_IMAGES, self.seed))
+        return Calibration(self.traced, self.data.train.batch(slice(CALIBRATION_IMAGES)))
 
     def _random_images(self, count: int, seed: int) -> torch.Tensor:
         images = torch.rand((count, *self.input_shape), generator=torch.Generator().manual_seed(seed))
@@ -81,7 +81,7 @@ def load_workload(
         raise InputError(
             f"network {network!r} has no data set of its own: pass --data, which also gives the image size."
         )
-    shape, signed = input_format(chosen)
+    shape, signed = image_format(chosen)
     if weights is not None and _read_quantized(weights) is None:
         load_weights(module, weights)
     loaded = load_data(chosen) if need_data or data or weights else None
@@ -96,12 +96,18 @@ def quantized_network(workload: Workload, policy: Policy, weights: Path | None) 
         if saved["policy"] != policy.as_yaml():
             raise InputError(f"{weights} was made for another policy: pass the policy.yaml that lies beside it.")
         quantized.load_state_dict(saved["state"])
+        quantized.largest_input = saved["largest_input"]
     return quantized.eval()
 
 
-def save_quantized(quantized: QuantizedNetwork, policy: Policy, path: Path) -> None:
+def save_quantized(quantized: QuantizedNetwork, path: Path) -> None:
     """Write a quantized network's float weights, ranges and policy."""
-    content = {"format": QUANTIZED, "policy": policy.as_yaml(), "state": quantized.state_dict()}
+    content = {
+        "format": QUANTIZED,
+        "policy": quantized.policy.as_yaml(),
+        "largest_input": quantized.largest_input,
+        "state": quantized.state_dict(),
+    }
     with replacing(path) as temporary:
         torch.save(content, temporary)
 

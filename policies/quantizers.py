@@ -75,11 +75,14 @@ def weight_scales(weights: torch.Tensor, bits: Sequence[int]) -> torch.Tensor:
 
     Returns
     -------
-    ``(M,)``, positive; 1 where the channel is pruned or zero.
+    ``(M,)``. Positive, but for one-bit channels whose weights are rather positive: their levels, -1 and 0, then stand
+    for a positive weight and zero. 1 where the channel is pruned or zero.
     """
-    weights = weights.detach()
     low, high = _per_channel(weights, bits)
-    flat, low, high = weights.flatten(1), low.reshape(-1, 1), high.reshape(-1, 1)
+    flat, low, high = weights.detach().flatten(1), low.reshape(-1, 1), high.reshape(-1, 1)
+    energy = flat.clamp(min=0).square().sum(1, keepdim=True) - flat.clamp(max=0).square().sum(1, keepdim=True)
+    sign = torch.where((low + high < 0) & (energy > 0), -1.0, 1.0)
+    flat = flat * sign
     largest = flat.abs().amax(1, keepdim=True) / low.abs().clamp(min=1)
     largest = torch.where((largest > 0) & (low < 0), largest, 1.0)
     best, least = largest, torch.full_like(largest, torch.inf)
@@ -88,7 +91,7 @@ def weight_scales(weights: torch.Tensor, bits: Sequence[int]) -> torch.Tensor:
         error = (round_half_up(flat / scale).clamp(low, high) * scale - flat).square().sum(1, keepdim=True)
         # From small to large, "<=": among equal errors the largest scale, which clips least.
         best, least = torch.where(error <= least, scale, best), torch.minimum(error, least)
-    return best.reshape(-1)
+    return (best * sign).reshape(-1)
 
 
 def quantize_weights(weights: torch.Tensor, scales: torch.Tensor, bits: Sequence[int]) -> torch.Tensor:

@@ -23,11 +23,12 @@ VERILATOR_OPTIONS = (
     # Generated Verilog is linted by its own test; here warnings would only hide errors.
     *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
 )
-WAVE_OPTIONS = ("--trace-fst", "--trace-structs")
+WAVE_OPTIONS = {"": (), ".vcd": ("--trace-vcd", "--trace-structs"), ".fst": ("--trace-fst", "--trace-structs")}
+"""By the wave file's suffix."""
 COMPILER_FLAGS = "-O2"
 
 
-def build_simulator(verilog: str, memory_words: int, waves: bool = False) -> Path:
+def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
     """The simulator executable for one machine.
 
     Parameters
@@ -37,7 +38,7 @@ def build_simulator(verilog: str, memory_words: int, waves: bool = False) -> Pat
     memory_words:
         Size of the simulated memory in 64-bit words, a power of two.
     waves:
-        Build with FST tracing; about five times slower to run.
+        A suffix of `WAVE_OPTIONS`: build with tracing, which is about five times slower to run.
 
     Raises
     ------
@@ -46,7 +47,7 @@ def build_simulator(verilog: str, memory_words: int, waves: bool = False) -> Pat
     """
     verilator = find_verilator()
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
-    options = [*VERILATOR_OPTIONS, f"-GWORDS={memory_words}", *(WAVE_OPTIONS if waves else ())]
+    options = [*VERILATOR_OPTIONS, f"-GWORDS={memory_words}", *WAVE_OPTIONS[waves]]
     digest = hashlib.sha256()
     for part in (
         verilog,
@@ -69,7 +70,7 @@ def build_simulator(verilog: str, memory_words: int, waves: bool = False) -> Pat
     return executable
 
 
-def _compile(work: Path, verilog: str, options: list[str], main: str, waves: bool) -> None:
+def _compile(work: Path, verilog: str, options: list[str], main: str, waves: str) -> None:
     verilator = find_verilator()
     engine, build, libraries = work / "engine.v", work / "build", cocotb_tools.config.libs_dir
     engine.write_text(verilog)
@@ -86,7 +87,7 @@ def _compile(work: Path, verilog: str, options: list[str], main: str, waves: boo
             str(build),
             "-f",
             "Vtop.mk",
-            f"VM_TRACE={int(waves)}",
+            f"VM_TRACE={int(bool(waves))}",
             f"OPT_FAST={COMPILER_FLAGS}",
             f"OPT_SLOW={COMPILER_FLAGS}",
             *verilator.make_variables,
@@ -96,5 +97,10 @@ def _compile(work: Path, verilog: str, options: list[str], main: str, waves: boo
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             log = cache_directory() / "build-failure.log"
+            if waves == ".fst" and "lz4.h" in done.stderr:
+                raise InputError(
+                    "FST waveforms need lz4.h, which was not found: install the package liblz4-dev "
+                    "(apt-get install liblz4-dev), or name the wave file .vcd."
+                )
             log.write_text(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
             raise InputError(f"{Path(command[0]).name} failed with exit code {done.returncode}: read {log}.")

@@ -16,8 +16,9 @@ import numpy as np
 
 from hardware.accelerator import Accelerator, Memory
 from hardware.errors import InputError
+from hardware.files import check_writable
 from rtl.verilog import engine_verilog
-from sim.build import build_simulator
+from sim.build import WAVE_OPTIONS, build_simulator
 
 SMALLEST_MEMORY_WORDS = 1 << 18
 CYCLE_LIMIT = 1 << 40  # used when the caller knows no better; a hung machine then ends after this many cycles
@@ -81,7 +82,7 @@ def simulate_jobs(
     memory:
         Latency and bandwidth, if not the accelerator's own.
     waves:
-        An FST file to write.
+        A wave file to write, ``.vcd`` or ``.fst`` (smaller, but needs the system's liblz4-dev).
     progress:
         Called with the number of finished jobs.
     verilog:
@@ -98,7 +99,11 @@ def simulate_jobs(
     words = SMALLEST_MEMORY_WORDS
     while words < max(len(job.image) for job in jobs):
         words *= 2
-    executable = build_simulator(verilog or engine_verilog(accelerator), words, waves is not None)
+    if waves is not None:
+        check_writable(waves)
+        if waves.suffix not in WAVE_OPTIONS or not waves.suffix:
+            raise InputError(f"waves go to a .vcd or .fst file, got {waves}: give it one of these endings.")
+    executable = build_simulator(verilog or engine_verilog(accelerator), words, waves.suffix if waves else "")
     with tempfile.TemporaryDirectory(prefix="codesign-") as name:
         directory = Path(name)
         for number, job in enumerate(jobs):

@@ -3,13 +3,14 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import cocotb
 from cocotb.triggers import RisingEdge, Timer
 
 
 @cocotb.test()
-async def run_jobs(dut):
+async def run_jobs(dut: Any) -> None:
     """For every job in ``jobs.json``: set its parameters, start, wait for the end, note the counters."""
     directory = Path(os.environ["CODESIGN_JOBS"])
     rows = []

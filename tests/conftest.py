@@ -1,5 +1,6 @@
 """Fixtures of all tests: machines, random integers, the Amaranth simulator."""
 
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -57,3 +58,67 @@ def simulate() -> Callable[..., None]:
         simulator.run()
 
     return run
+
+
+class PlainMemory:
+    """The memory behind the engine's port, for Amaranth's simulator: `read`, `write`, then `tick` in every cycle.
+
+    As in `sim/dram.sv`: word k of a request accepted in cycle t comes in cycle t + 1 + latency + k * interval,
+    and the channel is occupied for words * interval cycles. With ``refuse`` it also hesitates at random.
+    """
+
+    def __init__(self, words: np.ndarray, latency: int = 0, interval: int = 1, refuse: float = 0.0, seed: int = 0):
+        self.words = [int(word) for word in words]
+        self.now = self.words_read = self.words_written = 0
+        self._latency, self._interval, self._refuse = latency, interval, refuse
+        self._rng = np.random.default_rng(seed)
+        self._coming: deque[tuple[int, int]] = deque()  # cycle, address
+        self._read_free = self._write_free = 0
+        self.requests: list[tuple[int, int, int]] = []
+        """Cycle, address and words of every accepted read request."""
+        self.arrivals: list[int] = []
+        """Cycle in which each word came."""
+        self.writes: list[tuple[int, int]] = []
+        """Cycle and address of every accepted write."""
+
+    def _hesitates(self) -> bool:
+        return self._refuse > 0 and self._rng.random() < self._refuse
+
+    def read(self, ctx, request, word) -> None:
+        """Drive and look at the read channel in this cycle."""
+        arrives = bool(self._coming) and self._coming[0][0] <= self.now and not self._hesitates()
+        ctx.set(word.valid, arrives)
+        if arrives:
+            ctx.set(word.payload, self.words[self._coming.popleft()[1]])
+            self.arrivals.append(self.now)
+            assert ctx.get(word.ready), "a word that nobody took"
+        ready = self.now >= self._read_free and not self._hesitates()
+        ctx.set(request.ready, ready)
+        if ready and ctx.get(request.valid):
+            address, words = ctx.get(request.payload.address), ctx.get(request.payload.words)
+            first = self.now + 1 + self._latency
+            self._coming.extend((first + k * self._interval, address + k) for k in range(words))
+            self._read_free = self.now + words * self._interval
+            self.requests.append((self.now, address, words))
+            self.words_read += words
+
+    def write(self, ctx, word) -> None:
+        """Drive and look at the write channel in this cycle."""
+        ready = self.now >= self._write_free and not self._hesitates()
+        ctx.set(word.ready, ready)
+        if ready and ctx.get(word.valid):
+            self.words[ctx.get(word.payload.address)] = ctx.get(word.payload.data)
+            self._write_free = self.now + self._interval
+            self.writes.append((self.now, ctx.get(word.payload.address)))
+            self.words_written += 1
+
+    async def tick(self, ctx) -> None:
+        """End this cycle."""
+        await ctx.tick()
+        self.now += 1
+
+
+@pytest.fixture(scope="session")
+def plain_memory() -> type[PlainMemory]:
+    """The class `PlainMemory`."""
+    return PlainMemory

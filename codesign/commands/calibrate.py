@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from codesign.calibrate import calibrate
-from codesign.commands.common import HardwareOption, JsonOption, Result, SeedOption, out, progress_bar, table
+from codesign.commands.common import HardwareOption, JsonOption, Result, SeedOption, out, progress_bar, say, table
 from hardware.accelerator import load_accelerator
 
 
@@ -28,7 +28,7 @@ def command(
     if len(shown) < samples:
         lines.add_row(f"... and {samples - len(shown)} more")
     out.print(lines)
-    out.print(
+    say(
         f"largest cycle error {report['max_abs_cycle_error']}, mismatching outputs {report['output_mismatches']}, "
         f"{report['cycles_per_second']:,.0f} cycles per second"
     )

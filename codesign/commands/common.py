@@ -37,7 +37,17 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Every random cho
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results to this file, too.")]
 
 out = Console()
-notes = Console(stderr=True)
+_errors = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """Print results: one line is one line, however wide the terminal."""
+    out.print(text, soft_wrap=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """Print to standard error what is not a result."""
+    _errors.print(text, soft_wrap=True, highlight=False)
 
 
 class Result:
@@ -73,7 +83,7 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes, transient=True) as bars:
+    with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as bars:
         task = bars.add_task(title, total=total)
         yield lambda done: bars.update(task, completed=done)
 
@@ -98,3 +108,8 @@ def parse_bits(text: str) -> tuple[int, int]:
             f"--bits {text!r}: expected N or W,A (weights 0 to 8 bits, activations 1 to 8), for example 4,8."
         )
     return numbers[0], numbers[-1]
+
+
+def bits_text(bits: list[Any]) -> str:
+    """``[weights, activations]`` of a result row, for a table."""
+    return f"{bits[0] if isinstance(bits[0], int) else 'per kernel'},{bits[1]}"

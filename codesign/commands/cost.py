@@ -15,8 +15,10 @@ from codesign.commands.common import (
     NetworkOption,
     PolicyOption,
     Result,
+    bits_text,
     out,
     parse_bits,
+    say,
     table,
 )
 from codesign.workload import choose_policy, load_workload
@@ -49,18 +51,17 @@ def command(
     if lut:
         with replacing(lut) as temporary, temporary.open("wb") as file:
             np.save(file, cost_table(layers, accelerator))
-        out.print(f"wrote {lut}: {len(layers)} x 8 x 8 cycles")
+        say(f"wrote {lut}: {len(layers)} x 8 x 8 cycles")
         if policy is None and bits is None:
             bits = "8"
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
     rows: list[dict[str, Any]] = []
     for entry, layer in zip(chosen.layers, layers, strict=True):
         weight_bits = entry.weights.bits
-        plan = schedule(layer, entry.weights.per_kernel(layer.out_channels), entry.activations.bits, accelerator)
+        per_kernel = entry.weights.per_kernel(layer.out_channels)
+        plan = schedule(layer, per_kernel, entry.activations.bits, accelerator)
         cycles, events = layer_cycles(plan), count_events(plan)
-        useful = (
-            sum(entry.weights.per_kernel(layer.out_channels)) * entry.activations.bits * layer.reduction * layer.pixels
-        )
+        useful = sum(per_kernel) * entry.activations.bits * layer.reduction * layer.pixels
         rows.append(
             {
                 "name": layer.name,
@@ -77,17 +78,16 @@ def command(
         f"{network} on {accelerator.name}, {batch} image(s)", "layer", "bits W,A", "cycles", "share", "efficiency"
     )
     for row in rows:
-        weight_bits = row["bits"][0] if isinstance(row["bits"][0], int) else "per kernel"
         share = row["cycles"] / cycles if cycles else 0.0
         lines.add_row(
             row["name"],
-            f"{weight_bits},{row['bits'][1]}",
+            bits_text(row["bits"]),
             f"{row['cycles']:,}",
             f"{share:.1%}",
             f"{row['efficiency']:.1%}",
         )
     out.print(lines)
-    out.print(f"{cycles:,} cycles, {1e3 * latency:.3f} ms at {accelerator.clock_mhz:g} MHz (clock assumed)")
+    say(f"{cycles:,} cycles, {1e3 * latency:.3f} ms at {accelerator.clock_mhz:g} MHz (clock assumed)")
     result.write(
         {
             "network": network,

@@ -15,8 +15,8 @@ from codesign.commands.common import (
     Result,
     SeedOption,
     WeightsOption,
-    out,
     parse_bits,
+    say,
 )
 from codesign.integers import IntegerNetwork
 from codesign.package import write_package
@@ -47,7 +47,7 @@ def command(
     run = IntegerNetwork(quantized_network(workload, chosen, weights)).run(workload.images(1), record=True)
     work, sums = [layer.operands for layer in run.layers], [layer.sums for layer in run.layers]
     manifest = write_package(directory, chosen, accelerator, target, work, sums)
-    out.print(
+    say(
         f"wrote {directory}: {len(manifest['sha256']) + 1} files, {len(manifest['layers'])} layers, "
         f"{manifest['cycles']:,} cycles per image; check it with `codesign simulate --package {directory}`"
     )

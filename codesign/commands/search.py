@@ -16,9 +16,10 @@ from codesign.commands.common import (
     Result,
     SeedOption,
     WeightsOption,
-    notes,
+    note,
     out,
     progress_bar,
+    say,
     table,
 )
 from codesign.data import load_data
@@ -27,6 +28,7 @@ from codesign.networks import create_network, default_data
 from codesign.plots import bits_per_layer, learning_curve
 from codesign.search import check_directory, search
 from codesign.training import FineTune, FineTuneEvaluator, train
+from codesign.training import accuracy as float_accuracy
 from codesign.workload import load_workload, save_quantized
 from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
@@ -54,6 +56,9 @@ def command(
     seed: SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
     lowest_bits: Annotated[int, typer.Option("--lowest-bits", help="Fewest bits a layer may get.")] = 2,
+    pin_ends: Annotated[
+        bool, typer.Option("--pin-ends", help="Keep the first and the last layer at 8 bits, as HAQ does.")
+    ] = False,
     train_epochs: Annotated[
         int | None, typer.Option("--train-epochs", min=1, help="Without --weights: epochs of float training.")
     ] = None,
@@ -71,6 +76,9 @@ def command(
         int | None,
         typer.Option("--test-images", min=1, help="Test the final policy on this many images (default: all)."),
     ] = None,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Threads of PyTorch; more than 1 pays for large networks only.")
+    ] = 1,
     json: JsonOption = None,
 ) -> None:
     """Search a bit-width policy: each episode is one policy, fine-tuned and judged on validation images.
@@ -79,12 +87,13 @@ def command(
     accuracy printed at the end is on held-out test images, in the integer arithmetic of the machine.
     """
     result = Result("search", json)
+    torch.set_num_threads(threads)
     check_writable(directory / "policy.yaml")
     accelerator, limit = load_accelerator(hardware), parse_budget(budget)
     make_agent(agent, steps_per_episode=2, episodes=episodes, seed=seed)  # a wrong name ends here, not after training
     layers = load_workload(network, seed, data).traced.layers
     costs = cost_table(layers, accelerator)
-    check_budget(limit, costs, lowest_bits, pinned_layers(len(layers)))
+    check_budget(limit, costs, lowest_bits, pinned_layers(len(layers), pin_ends))
     tune = FineTune(
         epochs=tune_epochs, learning_rate=tune_rate, images=tune_images, validation_images=validation_images
     )
@@ -98,8 +107,10 @@ def command(
         "episodes": episodes,
         "seed": seed,
         "lowest_bits": lowest_bits,
+        "pin_ends": pin_ends,
         "train_epochs": train_epochs,
         "fine_tune": repr(tune),
+        "threads": threads,
     }
     check_directory(directory, settings, resume)
     if weights is None:
@@ -109,7 +120,7 @@ def command(
     workload = load_workload(network, seed, data, weights)
     assert workload.data is not None
     evaluator = FineTuneEvaluator(workload.traced, workload.data, tune, seed)
-    environment = BitWidthEnv(network, layers, costs, limit, evaluator, lowest_bits=lowest_bits)
+    environment = BitWidthEnv(network, layers, costs, limit, evaluator, lowest_bits=lowest_bits, pin_ends=pin_ends)
     player = make_agent(agent, steps_per_episode=environment.steps_per_episode, episodes=episodes, seed=seed)
     with progress_bar(f"{agent} episodes", episodes) as progress:
         found = search(environment, player, episodes, directory, settings, resume, progress)
@@ -119,9 +130,9 @@ def command(
     quantized = evaluator.quantized(policy)
     test = workload.data.test if test_images is None else workload.data.test.take(slice(test_images))
     accuracy = IntegerNetwork(quantized).accuracy(test)
-    reference = evaluator.float_accuracy(test)
+    reference = float_accuracy(workload.traced.graph_module, test)
     policy.save(directory / "policy.yaml")
-    save_quantized(quantized, policy, directory / "quantized.pt")
+    save_quantized(quantized, directory / "quantized.pt")
     title = f"{agent} on {network}, {accelerator.name}, {limit}"
     learning_curve([row["reward"] for row in found.rows], title, directory / "learning_curve.png")
     bits_per_layer([layer.name for layer in layers], found.bits(), title, directory / "bits.png")
@@ -130,7 +141,7 @@ def command(
     for index, (layer, (w, a)) in enumerate(zip(layers, found.bits(), strict=True)):
         lines.add_row(layer.name, str(w), str(a), f"{costs[index, w - 1, a - 1]:,.0f}", f"{costs[index, 7, 7]:,.0f}")
     out.print(lines)
-    out.print(
+    say(
         f"best of {episodes} episodes ({len(environment.evaluations)} policies evaluated): "
         f"{best['cost']:,.0f} cycles, {best['budget_used']:.1%} of the budget\n"
         f"validation accuracy {best['accuracy']:.2%} (full precision {evaluator.reference_accuracy:.2%})\n"
@@ -168,6 +179,6 @@ def _train(network: str, data: str | None, epochs: int | None, seed: int, path: 
     module = create_network(network, seed)
     with progress_bar(f"training {network} on {data}", epochs) as progress:
         train(module, load_data(data), epochs=epochs, seed=seed, progress=progress)
-    notes.print(f"trained {network} on {data} for {epochs} epochs")
+    note(f"trained {network} on {data} for {epochs} epochs")
     with replacing(path) as temporary:
         torch.save(module.state_dict(), temporary)

@@ -15,10 +15,12 @@ from codesign.commands.common import (
     Result,
     SeedOption,
     WeightsOption,
-    notes,
+    bits_text,
+    note,
     out,
     parse_bits,
     progress_bar,
+    say,
     table,
 )
 from codesign.integers import IntegerNetwork
@@ -26,7 +28,6 @@ from codesign.package import read_manifest, run_package
 from codesign.simulate import select_layers, simulate
 from codesign.workload import choose_policy, load_workload, quantized_network
 from hardware.accelerator import Accelerator, load_accelerator
-from hardware.files import check_writable
 
 
 def command(
@@ -41,7 +42,8 @@ def command(
         str | None, typer.Option("--layers", help="Only these layers, comma-separated; their inputs stay the same.")
     ] = None,
     waves: Annotated[
-        Path | None, typer.Option("--waves", help="Write an FST waveform here (slower; choose few --layers).")
+        Path | None,
+        typer.Option("--waves", help="Write a waveform to this .vcd or .fst file (slower; choose few --layers)."),
     ] = None,
     package: Annotated[
         Path | None, typer.Option("--package", help="Run an exported package on its own Verilog instead.")
@@ -55,8 +57,6 @@ def command(
     are per image; outputs and mismatches count all images. Exit code 1 if anything differs.
     """
     result = Result("simulate", json)
-    if waves:
-        check_writable(waves)
     if package:
         _simulate_package(package, result)
         return
@@ -72,12 +72,12 @@ def command(
     accuracy = None
     if weights and workload.data:
         accuracy = integers.accuracy(workload.data.test)
-        out.print(
+        say(
             f"integer arithmetic, all {len(workload.data.test):,} held-out test images of {workload.data.name}: "
             f"accuracy {accuracy:.2%}"
         )
     elif not weights:
-        notes.print(f"weights are random (seed {seed}): pass --weights for a trained network")
+        note(f"weights are random (seed {seed}): pass --weights for a trained network")
     result.write({"network": network, "images": images, "accuracy": accuracy, **report}, accelerator, seed)
     _exit(report)
 
@@ -111,9 +111,8 @@ def _simulate_package(package: Path, result: Result) -> None:
 def _print_layers(title: str, report: dict[str, Any]) -> None:
     lines = table(title, "layer", "bits W,A", "RTL cycles", "model cycles", "outputs", "mismatches")
     for row in report["layers"]:
-        weight_bits = row["bits"][0] if isinstance(row["bits"][0], int) else "per kernel"
         numbers = (row["rtl_cycles"], row["model_cycles"], row["outputs"], row["mismatches"])
-        lines.add_row(row["name"], f"{weight_bits},{row['bits'][1]}", *(f"{number:,}" for number in numbers))
+        lines.add_row(row["name"], bits_text(row["bits"]), *(f"{number:,}" for number in numbers))
     total = (
         report["rtl_cycles"],
         report["model_cycles"],
@@ -124,7 +123,7 @@ def _print_layers(title: str, report: dict[str, Any]) -> None:
     lines.add_row("all", "", *(f"{number:,}" for number in total))
     out.print(lines)
     error = max(abs(row["rtl_cycles"] - row["model_cycles"]) for row in report["layers"])
-    out.print(
+    say(
         f"largest cycle error {error}, mismatching outputs {report['mismatches']}, "
         f"{report['cycles_per_second']:,.0f} simulated cycles per second"
     )

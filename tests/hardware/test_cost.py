@@ -45,7 +45,7 @@ def test_what_the_buffers_cannot_hold_costs_infinitely_much(machine):
 
 
 def test_a_layer_that_fits_at_no_width_is_refused_by_name(machine):
-    with pytest.raises(InputError, match="'wide' needs .* buffer has 16"):
+    with pytest.raises(InputError, match=r"'wide' needs .* buffer has 16"):
         cost_table([LINEAR, replace(LINEAR, name="wide", in_channels=64 * 17)], machine(lhs_entries=16, rhs_entries=16))
     with pytest.raises(InputError, match="'dw' has 4 channel groups"):
         cost_table([Layer("dw", "conv", 4, 4, 8, 8, kernel=(3, 3), groups=4)], machine())

@@ -102,6 +102,13 @@ def test_a_layer_whose_kernels_are_all_pruned_has_no_pass_and_no_cycle(tiny, bit
     assert layer_cycles(plan) == 0
 
 
+@pytest.mark.parametrize(("lhs_entries", "resident"), [(23, False), (24, True), (25, True)])
+def test_weights_that_just_fit_stay_resident(machine, lhs_entries, resident):
+    # 3 row tiles of 4 bits * 2 chunks.
+    (work,) = schedule(replace(LINEAR, out_channels=6), 4, 4, machine(lhs_entries=lhs_entries)).passes
+    assert (work.row_tiles, work.lhs_tile_entries, work.lhs_resident) == (3, 8, resident)
+
+
 def test_streamed_weights_share_half_the_ring_of_activations(machine):
     # 5 row tiles of 2 * 2 entries do not fit 16; one column tile has 4 * 2, so a ring of 48 has 6 slots.
     layer = replace(LINEAR, out_channels=10, images=40)

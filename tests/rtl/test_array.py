@@ -92,12 +92,15 @@ def reference(steps, dm: int, dn: int) -> list[list[int]]:
 @pytest.mark.parametrize(("dm", "dk", "dn"), [(2, 64, 2), (4, 64, 3), (2, 64, 1)])
 def test_sums_follow_the_step_bits_and_come_array_latency_cycles_later(simulate, dm, dk, dn, idle):
     rng = np.random.default_rng(dn)
-    vector = lambda: int.from_bytes(rng.bytes(dk // 8), "little")  # noqa: E731
+
+    def vectors(count):
+        return [int.from_bytes(rng.bytes(dk // 8), "little") for _ in range(count)]
+
     steps = []
     for number in range(60):
         bits = {name: int(rng.random() < 0.4) for name in ("clear", "shift", "negate", "last")}
         bits["clear"] |= number % 12 == 0  # a sum of 12 doublings stays below 2**31
-        steps.append((bits, [vector() for _ in range(dm)], [vector() for _ in range(dn)]))
+        steps.append((bits, vectors(dm), vectors(dn)))
     steps[-1][0]["last"] = 1
     sums, delays = [], []
     array = BitSerialArray(dm, dk, dn)

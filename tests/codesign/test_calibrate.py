@@ -1,0 +1,120 @@
+"""Calibration finds no error in the machine, and finds one that is put there."""
+
+import json
+
+import numpy as np
+import pytest
+from amaranth.back import verilog
+
+from codesign.calibrate import calibrate
+from codesign.sampling import random_operands
+from hardware.cycles import layer_cycles
+from hardware.errors import InputError
+from hardware.schedule import schedule
+from rtl.array import popcount_tree
+from rtl.engine import Engine
+from rtl.verilog import TOP
+from sim.reference import integer_convolution
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+def test_thirty_random_layers_have_no_wrong_output_and_no_wrong_cycle(tiny, seed):
+    counts: list[int] = []
+    report = calibrate(tiny, samples=30, seed=seed, progress=counts.append)
+    assert (report["max_abs_cycle_error"], report["mean_abs_cycle_error"], report["output_mismatches"]) == (0, 0.0, 0)
+    assert report["samples"] == len(report["rows"]) == counts[-1] == 30
+    assert report["cycles_per_second"] > 0
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_rows_tell_the_layer_its_bits_and_both_counts(tiny):
+    report = calibrate(tiny, samples=5, seed=4)
+    rng = np.random.default_rng(4)
+    for number, row in enumerate(report["rows"]):
+        operands = random_operands(rng, tiny, number)
+        layer = operands.layer
+        assert row["layer"].startswith(f"{layer.kind} C{layer.in_channels} ")
+        assert (row["m"], row["k"], row["n"]) == (layer.out_channels, layer.reduction, layer.pixels)
+        assert row["bits"] == [operands.weight_bits[0], operands.activation_bits]
+        assert row["signed"] == [operands.signed_weights, layer.signed_activations]
+        plan = schedule(layer, operands.weight_bits, operands.activation_bits, tiny)
+        assert row["rtl_cycles"] == row["model_cycles"] == layer_cycles(plan)
+        assert row["mismatches"] == 0
+
+
+def test_one_wrong_sum_of_the_reference_is_found(tiny, monkeypatch):
+    def corrupted(weights, activations, layer):
+        sums = integer_convolution(weights, activations, layer)
+        sums[0, -1, 0, 0] ^= 1
+        return sums
+
+    monkeypatch.setattr("codesign.calibrate.integer_convolution", corrupted)
+    report = calibrate(tiny, samples=4, seed=0)
+    assert [row["mismatches"] for row in report["rows"]] == [1, 1, 1, 1]
+    assert report["output_mismatches"] == 4
+    assert report["max_abs_cycle_error"] == 0
+
+
+def test_a_model_that_is_a_cycle_off_is_found(tiny, monkeypatch):
+    errors = iter([0, -3, 1, 0])
+    monkeypatch.setattr(
+        "codesign.execution.layer_cycles", lambda plan, memory: layer_cycles(plan, memory) + next(errors)
+    )
+    report = calibrate(tiny, samples=4, seed=0)
+    assert (report["max_abs_cycle_error"], report["mean_abs_cycle_error"]) == (3, 1.0)
+    assert report["output_mismatches"] == 0
+
+
+@pytest.mark.slow
+def test_a_fault_in_the_gateware_is_found(tiny, monkeypatch):
+    def forgets_the_last_bit(m, bits, group, name):
+        return popcount_tree(m, bits[:-1], group, name)
+
+    monkeypatch.setattr("rtl.array.popcount_tree", forgets_the_last_bit)
+    faulty = verilog.convert(Engine(tiny), name=TOP, emit_src=False)
+    monkeypatch.setattr("sim.run.engine_verilog", lambda accelerator: faulty)
+    report = calibrate(tiny, samples=20, seed=0)
+    assert report["output_mismatches"] == sum(row["mismatches"] for row in report["rows"]) > 0
+    small = [row for row in report["rows"] if row["k"] < 64]  # their bit planes do not reach the last bit
+    assert not any(row["mismatches"] for row in small)
+    assert report["max_abs_cycle_error"] == 0
+
+
+@pytest.mark.parametrize("samples", [0, -1])
+def test_no_sample_is_refused(tiny, samples):
+    with pytest.raises(InputError, match=rf"expected at least 1 sample, got {samples}: raise --samples"):
+        calibrate(tiny, samples=samples, seed=0)
+
+
+def test_samples_are_of_every_kind_fit_the_machine_and_fill_their_widths(machine):
+    accelerator = machine(lhs_entries=48, rhs_entries=32)
+    rng = np.random.default_rng(0)
+    drawn = [random_operands(rng, accelerator, number) for number in range(300)]
+    for operands in drawn:
+        layer, bits = operands.layer, operands.activation_bits
+        assert schedule(layer, operands.weight_bits, bits, accelerator).passes
+        assert operands.weights.shape == (layer.out_channels, layer.in_channels, *layer.kernel)
+        assert operands.activations.shape == (layer.images, layer.in_channels, layer.in_height, layer.in_width)
+        pairs = ((operands.weights, operands.weight_bits[0], operands.signed_weights),)
+        for values, width, signed in (*pairs, (operands.activations, bits, layer.signed_activations)):
+            low = -(1 << (width - 1)) if signed else 0
+            assert low <= values.min() <= values.max() < low + (1 << width)
+    assert {operands.layer.kind for operands in drawn} == {"conv", "linear"}
+    assert {(o.signed_weights, o.layer.signed_activations) for o in drawn} == {
+        (a, b) for a in (False, True) for b in (False, True)
+    }
+    assert (
+        {operands.weight_bits[0] for operands in drawn}
+        == {operands.activation_bits for operands in drawn}
+        == set(range(1, 9))
+    )
+    assert any(operands.layer.images > 1 and operands.layer.kind == "conv" for operands in drawn)
+    assert any(max(operands.layer.padding) and max(operands.layer.stride) > 1 for operands in drawn)
+
+
+def test_one_seed_draws_one_sample(tiny):
+    one, two, other = (random_operands(np.random.default_rng(seed), tiny, 0) for seed in (5, 5, 6))
+    assert (one.layer, one.weight_bits, one.activation_bits) == (two.layer, two.weight_bits, two.activation_bits)
+    assert (one.weights == two.weights).all()
+    assert (one.activations == two.activations).all()
+    assert one.layer != other.layer

@@ -1,0 +1,245 @@
+"""The command line: bad input is one sentence and exit code 2, results are complete, nothing is half-written."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sim.toolchain
+from codesign.cli import main
+from codesign.networks import create_network
+from codesign.tracing import trace
+from hardware.accelerator import load_accelerator
+from hardware.cost import cost_table
+from policies.policy import Policy
+from rtl.verilog import rtl_hash
+
+COMMON_KEYS = {"command", "version", "hardware", "rtl_hash", "seed", "wall_s"}
+LENET = trace(create_network("lenet", 0), (1, 8, 8), signed_input=False)
+
+
+class Cli:
+    """Runs commands in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], directory: Path):
+        self.monkeypatch, self.capsys, self.directory = monkeypatch, capsys, directory
+        monkeypatch.chdir(directory)
+
+    def __call__(self, command: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error."""
+        self.monkeypatch.setattr(sys, "argv", ["codesign", *command.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = self.capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    def json(self, command: str) -> dict:
+        """The ``--json`` file of a command that must succeed."""
+        code, _, err = self(f"{command} --json result.json")
+        assert code == 0, err
+        return json.loads((self.directory / "result.json").read_text())
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    return Cli(monkeypatch, capsys, tmp_path)
+
+
+def bad_files(directory: Path) -> None:
+    """The files that the table below names."""
+    good = Policy.uniform("lenet", LENET.layers, 4, 4).as_yaml()
+    (directory / "short.yaml").write_text("\n".join(good.splitlines()[:-1]) + "\n")
+    (directory / "nine.yaml").write_text(good.replace("weights: {bits: 4", "weights: {bits: 9", 1))
+    (directory / "field.yaml").write_text(good.replace("scheme", "skeem", 1))
+    (directory / "kernels.yaml").write_text(good.replace("weights: {bits: 4", "weights: {bits: [4, 4]", 1))
+    (directory / "nothing.yaml").write_text("layers: [")
+    source = Path(sys.modules["hardware.accelerator"].__file__ or "").parent / "presets" / "bitserial-tiny.yaml"
+    (directory / "machine.yaml").write_text(source.read_text().replace("dm: 2", "dm: 3"))
+    torch.save(create_network("lenet", 0).state_dict(), directory / "whole.pt")
+    (directory / "truncated.pt").write_bytes((directory / "whole.pt").read_bytes()[:5000])
+    torch.save({"other.weight": torch.zeros(3)}, directory / "other.pt")
+    (directory / "file").write_text("in the way")
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("cost --bits 4 --network lennet", "unknown network 'lennet': did you mean 'lenet'"),
+        (
+            "cost --bits 4 --hardware bitserial-tinny",
+            "unknown hardware 'bitserial-tinny': did you mean 'bitserial-tiny'",
+        ),
+        ("search --agent hak", "unknown agent 'hak': did you mean 'haq'"),
+        ("search --data digit", "unknown data set 'digit': did you mean 'digits'"),
+        ("export --bits 4 --board arty --out package", "unknown board 'arty': did you mean 'arty-z7-20'"),
+        ("cost --policy short.yaml", "expected 5 layers in network order, got 4 (missing ['fc3']"),
+        ("cost --policy nine.yaml", "layers.0.weights.bits"),
+        ("cost --policy field.yaml", "layers.0.weights.skeem: Extra inputs are not permitted"),
+        ("cost --policy kernels.yaml", "layer 'conv1' has 8 kernels but the policy gives 2 widths"),
+        ("cost --policy nothing.yaml", "nothing.yaml is not YAML"),
+        ("cost --policy absent.yaml", "cannot read absent.yaml"),
+        ("cost --network resnet20 --policy short.yaml", "the policy is for network 'lenet', not for 'resnet20'"),
+        ("cost", "expected exactly one of --policy and --bits"),
+        ("simulate --bits 9", "--bits '9': expected N or W,A"),
+        ("simulate --bits 4,0", "--bits '4,0': expected N or W,A"),
+        ("simulate --bits four", "--bits 'four': expected N or W,A"),
+        ("simulate --bits 4 --layers conv3", "unknown layer 'conv3': did you mean"),
+        ("simulate --bits 4 --weights truncated.pt", "cannot read weights from truncated.pt"),
+        ("simulate --bits 4 --weights other.pt", "the weights in other.pt are not this network's"),
+        ("simulate --bits 4 --weights absent.pt", "no weights file at absent.pt"),
+        ("simulate --bits 4 --weights whole.pt --images 9999", "digits has 360 test images, asked for 9999"),
+        ("simulate --package file", "file is not a complete package"),
+        ("cost --bits 4 --hardware machine.yaml", "array.dm: Input should be a multiple of 2 (got 3)"),
+        ("cost --bits 4 --json file/result.json", "cannot write file/result.json"),
+        ("cost --bits 4 --lut file/table.npy", "cannot write file/table.npy"),
+        ("search --out file/run", "cannot write file/run"),
+        ("export --bits 4 --out file/package", "cannot write file/package"),
+        ("search --budget latency=0.01", "cannot be reached: the lowest reachable is latency=0."),
+        ("search --budget speed=0.5", "unknown budget metric 'speed'"),
+        ("search --budget latency=many", "expected a number after 'latency='"),
+        ("search --network resnet20 --data cifar10 --out run", "no CIFAR-10 in"),
+        ("calibrate --samples 0", "expected at least 1 sample"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, sentence: str
+) -> None:
+    bad_files(tmp_path)
+    monkeypatch.setenv("CODESIGN_DATA", str(tmp_path))
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    code, _, err = cli(command)
+    assert code == 2
+    assert err.startswith("codesign: ")
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before, "something was left behind"
+
+
+def test_a_missing_tool_names_its_package(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CODESIGN_CACHE", str(tmp_path / "cache"))
+    sim.toolchain.find_verilator.cache_clear()
+    code, _, err = cli("calibrate --samples 1")
+    sim.toolchain.find_verilator.cache_clear()
+    assert code == 2
+    assert (
+        err == "codesign: g++ was not found, and Verilator needs it: install the package g++ (apt-get install g++).\n"
+    )
+
+
+def test_the_lowest_reachable_budget_that_it_names_is_reachable(cli: Cli) -> None:
+    _, _, err = cli("search --budget latency=0.01")
+    named = err.split("the lowest reachable is ")[1].split(" ")[0]
+    quick = "--episodes 1 --train-epochs 1 --tune-epochs 0 --out run"
+    assert cli(f"search --budget {named} {quick}")[0] == 0
+
+
+def test_list_names_everything_that_is_built_in(cli: Cli) -> None:
+    result = cli.json("list")
+    assert result.keys() >= COMMON_KEYS
+    assert {"lenet", "resnet20"} <= set(result["networks"])
+    assert {"bitserial-tiny", "bitserial-small"} <= set(result["accelerators"])
+    assert {"haq", "random", "uniform"} <= set(result["agents"])
+    assert result["boards"] == ["arty-z7-20"]
+
+
+def test_cost_agrees_with_the_table_that_it_writes(cli: Cli, tmp_path: Path) -> None:
+    result = cli.json("cost --bits 3,5 --lut table.npy")
+    table = np.load(tmp_path / "table.npy")
+    assert table.shape == (5, 8, 8)
+    np.testing.assert_array_equal(table, cost_table(LENET.layers, load_accelerator("bitserial-tiny")))
+    assert [row["cycles"] for row in result["layers"]] == table[:, 2, 4].tolist()
+    assert result["cycles"] == table[:, 2, 4].sum()
+    assert result["latency_s"] == pytest.approx(result["cycles"] / 100e6)
+    assert result["energy_j"] is None
+    assert result.keys() >= COMMON_KEYS | {"resources"}
+    assert result["rtl_hash"] == rtl_hash(load_accelerator("bitserial-tiny"))
+
+
+def test_cost_of_a_batch_is_that_of_the_larger_layers(cli: Cli) -> None:
+    one, four = (cli.json(f"cost --bits 4 --batch {count}")["cycles"] for count in (1, 4))
+    assert 3 * one < four < 4 * one
+
+
+def test_kernel_wise_policies_are_priced_and_pruned_kernels_cost_nothing(cli: Cli, tmp_path: Path) -> None:
+    text = Policy.uniform("lenet", LENET.layers, 4, 4).as_yaml()
+    (tmp_path / "all.yaml").write_text(text)
+    (tmp_path / "half.yaml").write_text(
+        text.replace("weights: {bits: 4", "weights: {bits: [4, 0, 4, 0, 4, 0, 4, 0]", 1)
+    )
+    whole, half = (cli.json(f"cost --policy {name}.yaml")["layers"][0]["cycles"] for name in ("all", "half"))
+    assert half < 0.6 * whole
+
+
+def test_simulate_confirms_a_random_network_and_says_that_it_is_random(cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli("simulate --bits 2,3 --images 2 --seed 3 --json result.json")
+    assert code == 0
+    assert "mismatching outputs 0" in out
+    assert "weights are random (seed 3)" in err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result.keys() >= COMMON_KEYS | {"cycles_per_second"}
+    assert result["mismatches"] == 0
+    assert result["rtl_cycles"] == result["model_cycles"] == sum(row["rtl_cycles"] for row in result["layers"])
+    assert [row["outputs"] for row in result["layers"]] == [2 * 8 * 64, 2 * 16 * 16, 2 * 48, 2 * 32, 2 * 10]
+    assert result["rtl_cycles"] == cli.json("cost --bits 2,3")["cycles"]
+
+
+def test_simulate_runs_kernel_wise_and_pruned_layers(cli: Cli, tmp_path: Path) -> None:
+    text = Policy.uniform("lenet", LENET.layers, 4, 4).as_yaml()
+    text = text.replace("weights: {bits: 4", "weights: {bits: [4, 0, 3, 0, 4, 2, 8, 1]", 1)
+    head, tail = text.split("name: fc2, weights: {bits: 4")
+    (tmp_path / "policy.yaml").write_text(f"{head}name: fc2, weights: {{bits: 0{tail}")
+    result = cli.json("simulate --policy policy.yaml")
+    assert result["mismatches"] == 0
+    assert result["rtl_cycles"] == result["model_cycles"]
+    assert [row["rtl_cycles"] for row in result["layers"]][3] == 0
+
+
+def test_simulate_selects_layers_and_writes_waves(cli: Cli, tmp_path: Path) -> None:
+    result = cli.json("simulate --bits 2 --layers fc3,fc2 --waves waves.vcd")
+    assert [row["name"] for row in result["layers"]] == ["fc2", "fc3"]
+    assert (tmp_path / "waves.vcd").read_text().count("$var") > 100
+
+
+def test_calibrate_reports_every_sample(cli: Cli) -> None:
+    result = cli.json("calibrate --samples 5 --seed 11")
+    assert result.keys() >= COMMON_KEYS
+    assert (result["max_abs_cycle_error"], result["output_mismatches"], result["samples"]) == (0, 0, 5)
+    assert len(result["rows"]) == 5
+    assert all(row.keys() >= {"layer", "bits", "rtl_cycles", "model_cycles"} for row in result["rows"])
+
+
+def test_export_writes_a_package_that_simulate_confirms(cli: Cli, tmp_path: Path) -> None:
+    exported = cli.json("export --bits 2,4 --out package")
+    assert exported["manifest"]["cycles"] == cli.json("cost --bits 2,4")["cycles"]
+    result = cli.json("simulate --package package")
+    assert (result["mismatches"], result["rtl_cycles"]) == (0, exported["manifest"]["cycles"])
+    shutil.copy(tmp_path / "package/rtl/codesign_engine.v", tmp_path / "kept.v")
+    cli.json("export --bits 3,4 --out package")  # an older package is replaced
+    assert (tmp_path / "package/rtl/codesign_engine.v").read_text() == (tmp_path / "kept.v").read_text()
+    assert "bits: 3" in (tmp_path / "package/policy.yaml").read_text()
+
+
+def test_somebody_elses_network_is_found_in_the_current_folder(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\n\n\ndef small():\n    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(),"
+        " nn.Linear(108, 10))\n"
+    )
+    result = cli.json("simulate --network my_networks:small --data digits --bits 3")
+    assert [row["name"] for row in result["layers"]] == ["0", "3"]
+    assert result["mismatches"] == 0
+    code, _, err = cli("cost --network my_networks:small --bits 3")
+    assert code == 2
+    assert "pass --data" in err
+
+
+def test_the_installed_command_starts(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("codesign")), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("codesign 0.")

@@ -1,0 +1,84 @@
+"""The Verilog of a machine and the hash that names it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import rtl.verilog
+from rtl.verilog import TOP, engine_verilog, rtl_hash
+
+GENERATE = """
+import hashlib, sys
+from hardware.accelerator import Accelerator
+from rtl.verilog import engine_verilog, rtl_hash
+accelerator = Accelerator.model_validate_json(sys.argv[1])
+print(rtl_hash(accelerator), hashlib.sha256(engine_verilog(accelerator).encode()).hexdigest())
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_is_patched():
+    yield
+    rtl_hash.cache_clear()
+    engine_verilog.cache_clear()
+
+
+def test_two_processes_generate_the_same_verilog(machine, tmp_path):
+    accelerator = machine(lhs_entries=16, rhs_entries=16)
+    results = []
+    for seed in ("1", "2"):  # of Python's string hashes, which order its sets
+        environment = os.environ | {"PYTHONHASHSEED": seed, "CODESIGN_CACHE": str(tmp_path / seed)}
+        command = [sys.executable, "-c", GENERATE, accelerator.model_dump_json()]
+        results.append(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    assert results[0] == results[1]
+    assert results[0].split()[0] == rtl_hash(accelerator)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dm": 4}, {"dk": 128}, {"dn": 3}, {"lhs_entries": 512}, {"rhs_entries": 512}], ids=str
+)
+def test_another_array_or_buffer_is_another_machine(tiny, machine, changes):
+    assert rtl_hash(machine(**changes)) != rtl_hash(tiny)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"latency": 99}, {"cycles_per_word": 2}, {"clock_mhz": 250.0}, {"name": "other"}, {"device": "xc7z010"}],
+    ids=str,
+)
+def test_memory_clock_and_names_are_not_part_of_the_machine(tiny, machine, changes):
+    assert rtl_hash(machine(**changes)) == rtl_hash(tiny)
+
+
+def test_a_changed_source_or_amaranth_is_another_machine(tiny, monkeypatch, tmp_path):
+    before = rtl_hash(tiny)
+    assert any(str(source).endswith("timing.py") for source in rtl.verilog._SOURCES)
+    with monkeypatch.context() as patch:
+        (tmp_path / "more.py").write_text("# a new unit")
+        patch.setattr("rtl.verilog._SOURCES", (*rtl.verilog._SOURCES, tmp_path / "more.py"))
+        rtl_hash.cache_clear()
+        assert rtl_hash(tiny) != before
+    with monkeypatch.context() as patch:
+        patch.setattr("rtl.verilog.version", lambda package: "0.0")
+        rtl_hash.cache_clear()
+        assert rtl_hash(tiny) != before
+    rtl_hash.cache_clear()
+    assert rtl_hash(tiny) == before
+
+
+def test_verilog_is_generated_once_and_then_read_from_the_cache(machine, monkeypatch, tmp_path):
+    accelerator = machine(lhs_entries=16, rhs_entries=16)
+    monkeypatch.setenv("CODESIGN_CACHE", str(tmp_path))
+    engine_verilog.cache_clear()
+    first = engine_verilog(accelerator)
+    assert f"module {TOP}(" in first
+    assert [path.name for path in (tmp_path / "verilog").iterdir()] == [f"{rtl_hash(accelerator)}.v"]
+
+    def refuse(*arguments, **options):
+        raise AssertionError("generated again")
+
+    monkeypatch.setattr("rtl.verilog.verilog.convert", refuse)
+    engine_verilog.cache_clear()
+    assert engine_verilog(accelerator) == first
