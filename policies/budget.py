@@ -138,9 +138,7 @@ def check_budget(budget: Budget, table: np.ndarray, lowest: int, pinned: np.ndar
     )
 
 
-def back_off(
-    bits: np.ndarray, table: np.ndarray, target: float, lowest: int, pinned: np.ndarray
-) -> np.ndarray:
+def back_off(bits: np.ndarray, table: np.ndarray, target: float, lowest: int, pinned: np.ndarray) -> np.ndarray:
     """Take bits away until the policy costs at most ``target``: HAQ's sweep (section 3.3).
 
     While the cost is over the target: from the last layer to the first, one activation bit, then one weight bit,

@@ -45,6 +45,10 @@ def command(
         Path | None,
         typer.Option("--waves", help="Write a waveform to this .vcd or .fst file (slower; choose few --layers)."),
     ] = None,
+    test_images: Annotated[
+        int | None,
+        typer.Option("--test-images", min=0, help="Measure the accuracy on this many test images (default: all)."),
+    ] = None,
     package: Annotated[
         Path | None, typer.Option("--package", help="Run an exported package on its own Verilog instead.")
     ] = None,
@@ -70,12 +74,10 @@ def command(
         report = simulate(run, names, accelerator, waves, progress)
     _print_layers(f"{network} on {accelerator.name}, {images} image(s)", report)
     accuracy = None
-    if weights and workload.data:
-        accuracy = integers.accuracy(workload.data.test)
-        say(
-            f"integer arithmetic, all {len(workload.data.test):,} held-out test images of {workload.data.name}: "
-            f"accuracy {accuracy:.2%}"
-        )
+    if weights and workload.data and test_images != 0:
+        test = workload.data.test.take(slice(test_images))
+        accuracy = integers.accuracy(test)
+        say(f"accuracy on {len(test):,} held-out test images, by the same integer arithmetic: {accuracy:.2%}")
     elif not weights:
         note(f"weights are random (seed {seed}): pass --weights for a trained network")
     result.write({"network": network, "images": images, "accuracy": accuracy, **report}, accelerator, seed)

@@ -37,10 +37,20 @@ LINEAR = Layer("fc", "linear", in_channels=64, out_channels=2)
 #    row tile 1 requested 45, words 51 54, ready 56.
 #    Tile 0: dispatch 50, step 51, result words 56 59, registers seen free 60, write channel free 62.
 #    Tile 1: dispatch 56, its only step waits for the registers until 60, result words 65 68. End 69.
+#
+# D. 64 -> 3, four images, 1x1 bits, latency 0, 11 cycles per word: two row tiles, two column tiles, one step each.
+#    Instruction: request 1, words 2 13 ... 90, stages 92, but its words occupy the read channel until 100.
+#    Fetch: row tile 0 requested 100, words 101 112, ready 114; columns requested 122 133, words 123 134, ready 136;
+#    row tile 1 requested 144, words 145 156, ready 158; columns requested 166 177, words 167 178, ready 180.
+#    Tile (0, 0): dispatch 136, step 137, result words 142 153, registers free 154, write channel free 164.
+#    Tile (1, 0): dispatch 158, step 159, result words 164 175, registers free 176, write channel free 186.
+#    Tile (0, 1): dispatch 180, step 181, result words 186 197, registers free 198, write channel free 208.
+#    Tile (1, 1): dispatch 182, step 198, result offered 203, words taken 208 219. End 220.
 BY_HAND = [
     (LINEAR, (1, 1), Memory(latency=16, cycles_per_word=1), 56),
     (replace(LINEAR, images=3), (2, 1), Memory(latency=0, cycles_per_word=1), 35),
     (replace(LINEAR, out_channels=3, images=2), (1, 1), Memory(latency=5, cycles_per_word=3), 69),
+    (replace(LINEAR, out_channels=3, images=4), (1, 1), Memory(latency=0, cycles_per_word=11), 220),
 ]
 
 

@@ -59,6 +59,7 @@ RUNS = [  # layer, weight bits, activation bits, changes of the machine
     (LINEAR, [2] * 5, 3, {}),
     (LINEAR, [3] * 5, 2, {"lhs_entries": 16, "rhs_entries": 16, "latency": 0}),  # weights are streamed
     (LINEAR, [2, 0, 1, 2, 4], 1, {"latency": 3, "cycles_per_word": 9}),  # one pass per width, one kernel pruned
+    (LINEAR, [1] * 5, 1, {"latency": 0, "cycles_per_word": 11}),  # the write channel is the bottleneck
     (CONV, [1] * 4, 8, {"dk": 128, "dn": 3, "latency": 40}),
     (CONV, [4] * 4, 2, {"dm": 4, "dn": 1, "lhs_entries": 32, "rhs_entries": 16, "cycles_per_word": 2}),
 ]

@@ -36,7 +36,8 @@ def test_the_same_machine_is_compiled_once(compiled):
 
 def test_whatever_goes_in_makes_another_build(compiled, monkeypatch, tmp_path):
     built = [build_simulator("module a", 1 << 18), build_simulator("module b", 1 << 18)]
-    built += [build_simulator("module a", 1 << 19), build_simulator("module a", 1 << 18, waves=True)]
+    built += [build_simulator("module a", 1 << 19)]
+    built += [build_simulator("module a", 1 << 18, waves=suffix) for suffix in (".vcd", ".fst")]
     bench = tmp_path / "bench.sv"
     bench.write_text(sim.build.BENCH_SOURCES[0].read_text() + "// changed")
     with monkeypatch.context() as patch:
@@ -45,9 +46,9 @@ def test_whatever_goes_in_makes_another_build(compiled, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr("sim.build.COMPILER_FLAGS", "-O0")
         built.append(build_simulator("module a", 1 << 18))
-    assert len(set(built)) == len(compiled) == 6
+    assert len(set(built)) == len(compiled) == 7
     assert build_simulator("module a", 1 << 18) == built[0]
-    assert len(compiled) == 6
+    assert len(compiled) == 7
 
 
 def test_the_real_simulator_is_kept(tiny, monkeypatch):

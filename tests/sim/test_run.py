@@ -88,24 +88,49 @@ def test_a_simulator_that_dies_is_reported_with_its_log(tiny, lowered):
         simulate_jobs([job], tiny)
 
 
+def test_waves_are_written_on_demand_and_change_nothing(tiny, lowered, tmp_path):
+    (plain,) = simulate_jobs([job_of(lowered)], tiny).outcomes
+    assert not list(tmp_path.iterdir())
+    (traced,) = simulate_jobs([job_of(lowered)], tiny, waves=tmp_path / "new" / "waves.vcd").outcomes
+    header, changes = (tmp_path / "new" / "waves.vcd").read_text().split("$enddefinitions", 1)
+    assert "engine" in header
+    assert changes.count("\n#") >= 2 * plain.cycles  # a time stamp for every clock edge
+    assert (traced.results == plain.results).all()
+    assert traced.cycles == plain.cycles
+
+
 def lz4_is_installed() -> bool:
     """Verilator's FST writer includes its header."""
     command = ["g++", "-x", "c++", "-fsyntax-only", "-"]
     return not subprocess.run(command, input="#include <lz4.h>", text=True, capture_output=True).returncode
 
 
-@pytest.mark.xfail(not lz4_is_installed(), reason="waves need lz4.h, which is no package of pip's", strict=True)
-def test_waves_are_written_on_demand_and_change_nothing(tiny, lowered, tmp_path):
-    (plain,) = simulate_jobs([job_of(lowered)], tiny).outcomes
-    assert not list(tmp_path.iterdir())
-    (traced,) = simulate_jobs([job_of(lowered)], tiny, waves=tmp_path / "waves").outcomes
-    assert (tmp_path / "waves").stat().st_size > 1000
-    assert (traced.results == plain.results).all()
-    assert traced.cycles == plain.cycles
+@pytest.mark.slow
+def test_fst_waves_are_written_or_the_missing_package_is_named(tiny, lowered, tmp_path):
+    waves = tmp_path / "waves.fst"
+    if lz4_is_installed():
+        simulate_jobs([job_of(lowered)], tiny, waves=waves)
+        assert waves.stat().st_size > 1000
+    else:
+        with pytest.raises(InputError, match=r"apt-get install liblz4-dev.*\.vcd"):
+            simulate_jobs([job_of(lowered)], tiny, waves=waves)
 
 
-@pytest.mark.xfail(reason="the place is looked at after the build, or never", strict=True)
-def test_waves_in_an_unwritable_place_are_refused(tiny, lowered, tmp_path):
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("file/waves.vcd", r"cannot write .*waves\.vcd"),
+        ("waves", r"waves go to a \.vcd or \.fst file, got .*waves"),
+        ("waves.txt", r"waves go to a \.vcd or \.fst file, got .*waves\.txt"),
+    ],
+)
+def test_waves_that_cannot_be_written_are_refused_before_the_build(
+    tiny, lowered, tmp_path, monkeypatch, place, message
+):
+    def refuse(*arguments):
+        raise AssertionError("built")
+
+    monkeypatch.setattr("sim.run.build_simulator", refuse)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"cannot write .*file"):
-        simulate_jobs([job_of(lowered)], tiny, waves=tmp_path / "file" / "waves")
+    with pytest.raises(InputError, match=message):
+        simulate_jobs([job_of(lowered)], tiny, waves=tmp_path / place)

@@ -1,0 +1,262 @@
+"""HAQ's agent: deep deterministic policy gradient over the layers of a network.
+
+After Wang et al., "HAQ: Hardware-Aware Automated Quantization with Mixed Precision", CVPR 2019, section 3.4, and
+Lillicrap et al., "Continuous control with deep reinforcement learning", ICLR 2016. The actor maps an observation to an
+action in [0, 1]; the critic says what an action is worth. The reward of an episode is written to every transition of
+it, less a moving average over the batches (the baseline), and is not discounted.
+
+Deviations, numbered. HAQ runs 600 episodes on 53 layers; ours are 30 to 200 on 5 to 20, so noise is the enemy.
+"""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hardware.errors import InputError
+
+
+@dataclass(frozen=True)
+class HaqOptions:
+    """What can be turned. Values without a remark are HAQ's."""
+
+    hidden: int = 32
+    """Units in each of the two hidden layers of actor and critic (HAQ: 300, deviation 1)."""
+    actor_rate: float = 1e-4
+    """Adam's learning rate for the actor."""
+    critic_rate: float = 1e-3
+    """Adam's learning rate for the critic."""
+    soft_update: float = 0.01
+    """Tau: share of the trained weights mixed into the target networks at every update."""
+    discount: float = 1.0
+    """Gamma: an action is worth all rewards that follow."""
+    batch: int = 64
+    """Transitions per update."""
+    memory_episodes: int = 64
+    """Episodes in the replay memory: 128 transitions per layer, two per episode."""
+    updates_per_step: int = 2
+    """Updates per stored transition (HAQ: 1, deviation 2)."""
+    baseline_rate: float = 0.5
+    """How fast the baseline follows the mean reward of the batches."""
+    warm_up: int = 20
+    """Episodes before the actor acts: one with the widest bits, then random ones; at most a fifth of the run."""
+    first_sigma: float = 0.5
+    """Standard deviation of the exploration noise after the warm-up."""
+    last_sigma: float = 0.05
+    """The same in the last episode (deviation 3)."""
+    noisy_steps: float = 0.25
+    """Probability that a step explores (HAQ: 1, deviation 4)."""
+
+
+class Critic(nn.Module):
+    """What an action is worth: layers for observation and action, summed, then two more."""
+
+    def __init__(self, observations: int, hidden: int) -> None:
+        super().__init__()
+        self.observation = nn.Linear(observations, hidden)
+        self.action = nn.Linear(1, hidden)
+        self.hidden = nn.Linear(hidden, hidden)
+        self.value = nn.Linear(hidden, 1)
+
+    def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Value, (batch, 1), of actions (batch, 1) at observations (batch, size)."""
+        joined = torch.relu(self.observation(observation) + self.action(action))
+        return self.value(torch.relu(self.hidden(joined)))
+
+
+def make_actor(observations: int, hidden: int) -> nn.Sequential:
+    """Observation to action: two hidden layers, then a sigmoid."""
+    return nn.Sequential(
+        nn.Linear(observations, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, 1),
+        nn.Sigmoid(),
+    )
+
+
+def truncated_normal(mean: float, sigma: float, generator: torch.Generator) -> float:
+    """One draw from the normal distribution around ``mean`` in [0, 1], cut to [0, 1].
+
+    By the inverse of the distribution function: one uniform number per draw, unlike HAQ's resampling.
+    """
+    edges = torch.special.ndtr((torch.tensor([0.0, 1.0], dtype=torch.float64) - mean) / sigma)
+    level = torch.lerp(edges[0], edges[1], torch.rand((), generator=generator, dtype=torch.float64))
+    return min(max(mean + sigma * float(torch.special.ndtri(level)), 0.0), 1.0)
+
+
+class HaqAgent:
+    """Learns from episode to episode which layers need their bits.
+
+    Parameters
+    ----------
+    steps_per_episode:
+        Actions per episode.
+    episodes:
+        Length of the run; warm-up and noise are fitted to it.
+    seed:
+        Of the initial weights, the noise and the batches.
+    options:
+        See `HaqOptions`.
+    observation_size:
+        Length of the observation vector.
+    """
+
+    def __init__(
+        self,
+        steps_per_episode: int,
+        episodes: int,
+        seed: int,
+        options: HaqOptions = HaqOptions(),
+        observation_size: int = 10,
+    ) -> None:
+        self.steps, self.episodes, self.options = steps_per_episode, episodes, options
+        self._generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # nn.Linear draws from the global generator
+            torch.manual_seed(seed)
+            self._actor = make_actor(observation_size, options.hidden)
+            self._critic = Critic(observation_size, options.hidden)
+        self._target_actor, self._target_critic = copy.deepcopy(self._actor), copy.deepcopy(self._critic)
+        self._actor_adam = torch.optim.Adam(self._actor.parameters(), options.actor_rate)
+        self._critic_adam = torch.optim.Adam(self._critic.parameters(), options.critic_rate)
+        self._episode = 0
+        self._baseline: float | None = None
+        self._trace: list[tuple[np.ndarray, float]] = []
+        """Observations and actions of the episode under way."""
+        self._stored = 0
+        self._observations = torch.zeros(options.memory_episodes, steps_per_episode, observation_size)
+        self._actions = torch.zeros(options.memory_episodes, steps_per_episode)
+        self._rewards = torch.zeros(options.memory_episodes)
+
+    @property
+    def warm_up(self) -> int:
+        """Episodes before the actor acts."""
+        return max(1, min(self.options.warm_up, self.episodes // 5))
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the noise in this episode: falls geometrically from first to last."""
+        progress = (self._episode - self.warm_up) / max(1, self.episodes - 1 - self.warm_up)
+        return self.options.first_sigma * (self.options.last_sigma / self.options.first_sigma) ** progress
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """The actor's action, at some steps with noise; float32, (1,)."""
+        action = self._choose(torch.from_numpy(observation))
+        self._trace.append((observation.copy(), action))
+        return np.array([action], dtype=np.float32)
+
+    def _choose(self, observation: torch.Tensor) -> float:
+        if self._episode == 0:
+            return 1.0
+        if self._episode < self.warm_up:
+            return float(torch.rand((), generator=self._generator))
+        with torch.no_grad():
+            mean = float(self._actor(observation))
+        if float(torch.rand((), generator=self._generator)) >= self.options.noisy_steps:
+            return mean
+        return truncated_normal(mean, self.sigma, self._generator)
+
+    def finish_episode(self, reward: float) -> None:
+        """Store the episode with its reward on every transition, then update both networks."""
+        if self._episode > 0:
+            self._store(reward)
+        self._trace = []
+        self._episode += 1
+        if self._stored and self._episode >= self.warm_up:
+            for _ in range(self.options.updates_per_step * self.steps):
+                self._update()
+
+    def _store(self, reward: float) -> None:
+        slot = self._stored % self.options.memory_episodes
+        self._observations[slot] = torch.from_numpy(np.stack([observation for observation, _ in self._trace]))
+        self._actions[slot] = torch.tensor([action for _, action in self._trace])
+        self._rewards[slot] = reward
+        self._stored += 1
+
+    def _update(self) -> None:
+        options = self.options
+        filled = min(self._stored, options.memory_episodes)
+        index = torch.randint(filled * self.steps, (options.batch,), generator=self._generator)
+        episode, step = index // self.steps, index % self.steps
+        observation, action = self._observations[episode, step], self._actions[episode, step, None]
+        reward = self._rewards[episode, None]
+
+        mean = float(reward.mean())
+        old = mean if self._baseline is None else self._baseline
+        self._baseline = old + options.baseline_rate * (mean - old)
+        with torch.no_grad():
+            following = self._observations[episode, (step + 1) % self.steps]
+            future = self._target_critic(following, self._target_actor(following))
+            future[step == self.steps - 1] = 0.0  # nothing follows the last action
+            target = reward - self._baseline + options.discount * future
+        critic_loss = nn.functional.mse_loss(self._critic(observation, action), target)
+        self._critic_adam.zero_grad()
+        critic_loss.backward()
+        self._critic_adam.step()
+
+        actor_loss = -self._critic(observation, self._actor(observation)).mean()
+        self._actor_adam.zero_grad()
+        actor_loss.backward()
+        self._actor_adam.step()
+
+        with torch.no_grad():
+            for target_net, net in ((self._target_actor, self._actor), (self._target_critic, self._critic)):
+                for slow, fast in zip(target_net.parameters(), net.parameters(), strict=True):
+                    slow.lerp_(fast, options.soft_update)
+
+    @property
+    def _memory(self) -> dict[str, torch.Tensor]:
+        return {"observations": self._observations, "actions": self._actions, "rewards": self._rewards}
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "actor": self._actor,
+            "critic": self._critic,
+            "target_actor": self._target_actor,
+            "target_critic": self._target_critic,
+            "actor_adam": self._actor_adam,
+            "critic_adam": self._critic_adam,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimizers, replay memory, generator and counters; a copy."""
+        return copy.deepcopy(
+            {
+                "options": asdict(self.options),
+                "steps": self.steps,
+                **{name: part.state_dict() for name, part in self._parts.items()},
+                **self._memory,
+                "generator": self._generator.get_state(),
+                "episode": self._episode,
+                "baseline": self._baseline,
+                "stored": self._stored,
+                "trace": [(observation.tolist(), action) for observation, action in self._trace],
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken, bit for bit.
+
+        Raises
+        ------
+        InputError
+            The state is of another kind of agent, or of one with other options or another number of steps.
+        """
+        have, want = (state.get("steps"), state.get("options")), (self.steps, asdict(self.options))
+        if have != want:
+            raise InputError(
+                f"expected the state of a HAQ agent with (steps, options) {want}, got {have}: "
+                "resume with the network and the agent of the saved run."
+            )
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        self._generator.set_state(state["generator"])
+        self._episode, self._baseline, self._stored = state["episode"], state["baseline"], state["stored"]
+        self._trace = [(np.array(o, dtype=np.float32), action) for o, action in state["trace"]]
+        for name, tensor in self._memory.items():
+            tensor.copy_(state[name])
