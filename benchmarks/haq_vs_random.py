@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from codesign.integers import IntegerNetwork
-from codesign.training import FineTune, FineTuneEvaluator, train
 from common import markdown, write_report
-from policies.agent import make_agent
 
 from codesign.data import load_data
+from codesign.integers import IntegerNetwork
 from codesign.networks import create_network
 from codesign.search import search
 from codesign.tracing import trace
+from codesign.training import FineTune, FineTuneEvaluator, train
 from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
+from policies.agent import make_agent
 from policies.budget import parse_budget
 from policies.environment import BitWidthEnv
 from policies.policy import Policy

@@ -10,9 +10,7 @@ from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.instruction import INSTRUCTION_WORDS
 from hardware.layer import Layer
-from hardware.schedule import Schedule, schedule
-
-MAX_BITS = 8
+from hardware.schedule import MAX_BITS, Schedule, schedule
 
 
 def cost_table(layers: Sequence[Layer], accelerator: Accelerator) -> np.ndarray:

@@ -37,16 +37,25 @@ def layer_cycles(schedule: Schedule, memory: Memory | None = None) -> int:
     A layer whose kernels are all pruned has no pass and takes no cycle.
     """
     memory = memory or schedule.accelerator.memory
-    return sum(pass_cycles(one, memory) for one in schedule.passes)
+    cycles = channel_free = 0
+    for one in schedule.passes:
+        end, channel_free = pass_cycles(one, memory, channel_free)
+        cycles, channel_free = cycles + end, channel_free - end
+    return cycles
 
 
-def pass_cycles(work: Pass, memory: Memory) -> int:
-    """Cycles of one instruction: from the end of the one before (or the start strobe) to its own end."""
+def pass_cycles(work: Pass, memory: Memory, channel_free: int = 0) -> tuple[int, int]:
+    """When one instruction ends and when it leaves the read channel free.
+
+    Both count from the end of the instruction before (or the start strobe), and so does ``channel_free``, the cycle
+    in which that one leaves the channel: a slow memory may still be busy with its last words.
+    """
     interval = memory.cycles_per_word
-    first_word = START_TO_REQUEST + REQUEST_TO_WORD + memory.latency
+    request = max(START_TO_REQUEST, channel_free)
+    first_word = request + REQUEST_TO_WORD + memory.latency
     stages_start = first_word + (INSTRUCTION_WORDS - 1) * interval + INSTRUCTION_TO_STAGES
 
-    fetch = _ReadChannel(work, memory, stages_start, START_TO_REQUEST + INSTRUCTION_WORDS * interval)
+    fetch = _ReadChannel(work, memory, stages_start, request + INSTRUCTION_WORDS * interval)
     result_words = work.dm // 2
     lhs_ready = 0
     array_free = stages_start  # first cycle in which the next tile may be dispatched
@@ -74,7 +83,7 @@ def pass_cycles(work: Pass, memory: Memory) -> int:
                 last_word = first + (work.columns(tile) * result_words - 1) * interval
                 write_free = last_word + interval
                 registers_free = last_word + RESULT_TO_FREE
-    return last_word + RESULT_TO_END
+    return last_word + RESULT_TO_END, fetch.free
 
 
 class _ReadChannel:
@@ -82,7 +91,7 @@ class _ReadChannel:
 
     def __init__(self, work: Pass, memory: Memory, stages_start: int, channel_free: int):
         self._work, self._memory = work, memory
-        self._free = max(stages_start, channel_free)
+        self.free = max(stages_start, channel_free)
         self._lhs_count = self._rhs_count = 0
         self.lhs_freed: list[int] = []
         """Cycle in which the k-th release of a weight slot is seen."""
@@ -105,7 +114,7 @@ class _ReadChannel:
         return freed[count - slots] if count >= slots else 0
 
     def _tile(self, words: int, slot_free: int) -> int:
-        begin = max(self._free, slot_free)
-        self._free = begin + words * self._memory.cycles_per_word
-        last_word = self._free - self._memory.cycles_per_word + REQUEST_TO_WORD + self._memory.latency
+        begin = max(self.free, slot_free)
+        self.free = begin + words * self._memory.cycles_per_word
+        last_word = self.free - self._memory.cycles_per_word + REQUEST_TO_WORD + self._memory.latency
         return last_word + WORD_TO_READY

@@ -51,7 +51,12 @@ def replacing_directory(path: Path) -> Iterator[Path]:
         yield temporary
         if path.exists():
             path.rename(old)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose a writable place.") from None
     finally:

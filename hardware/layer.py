@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hardware.errors import InputError
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -40,6 +42,14 @@ class Layer:
     groups: int = 1
     images: int = 1
     signed_activations: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = (self.in_channels, self.out_channels, self.in_height, self.in_width, self.groups, self.images)
+        if min(*sizes, *self.kernel, *self.stride) < 1 or min(self.padding) < 0:
+            raise InputError(
+                f"layer {self.name!r} needs channels, sizes, kernel, stride, groups and images of at least 1 "
+                f"and padding of at least 0, got {self}."
+            )
 
     @property
     def out_height(self) -> int:

@@ -15,12 +15,16 @@ resident and are fetched only for the first group. Fetch waits for a free slot, 
 tile and, before its last step, for free result registers: no other synchronization exists.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hardware.accelerator import Accelerator
 from hardware.errors import InputError
 from hardware.layer import Layer
+
+MAX_BITS = 8
+"""Widest operand."""
+LARGEST_RESULT = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -116,16 +120,16 @@ def schedule(
     Raises
     ------
     InputError
-        Bits out of range, grouped convolutions, or a dot product too long for the buffers.
+        Bits out of range, grouped convolutions, a dot product too long for the buffers, or sums beyond 32 bits.
     """
-    per_kernel = (weight_bits,) * layer.out_channels if isinstance(weight_bits, int) else tuple(weight_bits)
-    if len(per_kernel) != layer.out_channels or not all(0 <= b <= 8 for b in per_kernel):
+    per_kernel = tuple(weight_bits) if isinstance(weight_bits, Iterable) else (weight_bits,) * layer.out_channels
+    if len(per_kernel) != layer.out_channels or not all(b in range(MAX_BITS + 1) for b in per_kernel):
         raise InputError(
-            f"layer {layer.name!r} expects weight bits 0 to 8, one number or one per kernel "
+            f"layer {layer.name!r} expects weight bits 0 to {MAX_BITS}, one number or one per kernel "
             f"({layer.out_channels}), got {weight_bits!r}."
         )
-    if not 1 <= activation_bits <= 8:
-        raise InputError(f"layer {layer.name!r} expects activation bits 1 to 8, got {activation_bits!r}.")
+    if activation_bits not in range(1, MAX_BITS + 1):
+        raise InputError(f"layer {layer.name!r} expects activation bits 1 to {MAX_BITS}, got {activation_bits!r}.")
     if layer.groups != 1:
         raise InputError(
             f"layer {layer.name!r} has {layer.groups} channel groups, but this machine runs ungrouped "
@@ -133,6 +137,13 @@ def schedule(
         )
     if min(layer.out_height, layer.out_width) < 1:
         raise InputError(f"layer {layer.name!r} has no output pixels: its kernel is larger than its padded input.")
+    largest_sum = layer.reduction * _largest(max(per_kernel), signed_weights)
+    largest_sum *= _largest(activation_bits, layer.signed_activations)
+    if largest_sum > LARGEST_RESULT:
+        raise InputError(
+            f"layer {layer.name!r} can sum up to {largest_sum}, but the machine's results have 32 bits: "
+            "use fewer bits or split the layer."
+        )
     passes = tuple(
         _plan_pass(
             layer,
@@ -189,6 +200,11 @@ def _plan_pass(
         dn=array.dn,
         lanes=lanes,
     )
+
+
+def _largest(bits: int, signed: bool) -> int:
+    """The largest magnitude of an operand."""
+    return (1 << bits) - 1 if not signed else (1 << bits) // 2
 
 
 def _slots(layer: Layer, operand: str, bits: int, chunks: int, entries: int) -> int:

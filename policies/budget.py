@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from hardware.cost import MAX_BITS
 from hardware.errors import InputError, unknown
+from hardware.schedule import MAX_BITS
 
 Metric = Literal["latency"]
 WEIGHTS, ACTIVATIONS = 0, 1
@@ -134,7 +134,7 @@ def check_budget(budget: Budget, table: np.ndarray, lowest: int, pinned: np.ndar
         thousandths += 1
     raise InputError(
         f"budget {budget} cannot be reached: the lowest reachable is {budget.metric}={thousandths / 1000:g} "
-        f"(all free layers at {lowest} bits); ask for that or more."
+        f"(all free layers at {lowest} bits, pinned ones at {MAX_BITS}); ask for that or more."
     )
 
 

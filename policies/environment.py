@@ -26,9 +26,9 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from hardware.cost import MAX_BITS
 from hardware.errors import InputError
 from hardware.layer import Layer
+from hardware.schedule import MAX_BITS
 from policies.budget import Budget, back_off, check_budget, total_cost
 from policies.policy import Policy
 
@@ -176,7 +176,7 @@ class BitWidthEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self.repeated_policies += 1
         else:
             self.new_evaluations += 1
-            self.evaluations[key] = self.evaluator.accuracy(policy)
+            self.evaluations[key] = self._accuracy(policy)
         cost = float(total_cost(self._bits, self.costs))
         return {
             "policy": policy,
@@ -186,6 +186,14 @@ class BitWidthEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             "budget_used": cost / self.target,
             "cached": cached,
         }
+
+    def _accuracy(self, policy: Policy) -> float:
+        accuracy = self.evaluator.accuracy(policy)
+        if not 0 <= accuracy <= 1:
+            raise InputError(
+                f"expected the evaluator's accuracy as a fraction in [0, 1], got {accuracy:g}: divide percentages by 100."
+            )
+        return accuracy
 
     def _observation(self) -> np.ndarray:
         step = min(self._step, self.steps_per_episode - 1)  # after the end: the last layer once more

@@ -89,7 +89,7 @@ class Engine(Component):
     cycles: cycles the current or last program has been busy.
     read, write: the memory port, see `rtl.interface`.
 
-    Latency and throughput: exactly `hardware.cycles.program_cycles`.
+    Latency and throughput: exactly `hardware.cycles.layer_cycles`.
     """
 
     def __init__(self, accelerator: Accelerator):

@@ -21,7 +21,7 @@ class FetchOrder(Component):
     load: a new instruction is on ``instruction``; it must stay there until ``done``.
     step: go to the next tile (the current one is taken).
     is_lhs: the current tile is a row tile; otherwise a column tile.
-    first_column_tile, last_row_tile: position within the nest, for address registers.
+    last_row_tile: the current row tile is the last one.
     columns: valid columns of the current column tile.
     done: no tile is left.
 

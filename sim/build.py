@@ -11,7 +11,7 @@ import cocotb_tools.config
 from filelock import FileLock
 
 from hardware.errors import InputError
-from hardware.files import cache_directory
+from hardware.files import cache_directory, check_writable
 from sim.toolchain import find_verilator
 
 HERE = Path(__file__).parent
@@ -58,7 +58,7 @@ def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
     ):
         digest.update(part.encode() + b"\0")
     home = cache_directory() / "simulators"
-    home.mkdir(parents=True, exist_ok=True)
+    check_writable(home / "new")
     final = home / digest.hexdigest()[:24]
     executable = final / "bench"
     with FileLock(f"{final}.lock"):

@@ -5,7 +5,7 @@
 // t + 1 + latency + k * cycles_per_word. Reads and writes have a channel each, as on AXI. A written word is
 // in memory when it is accepted, and then occupies its channel for cycles_per_word cycles.
 //
-// Contents are loaded from and saved to binary files of little-endian 64-bit words (see bench.sv).
+// Contents are loaded from and saved to binary files of 64-bit words (see bench.sv).
 module dram #(
     parameter int WORDS = 1 << 20
 ) (

@@ -95,6 +95,8 @@ def simulate_jobs(
     RuntimeError
         The machine hung, or touched memory that does not exist.
     """
+    if not jobs:
+        return Simulated((), 0.0)
     memory = memory or accelerator.memory
     words = SMALLEST_MEMORY_WORDS
     while words < max(len(job.image) for job in jobs):

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,3 +155,27 @@ def test_a_dot_product_too_long_for_a_buffer_is_refused_with_the_numbers(machine
 def test_work_that_cannot_run_is_refused_with_the_layer_and_the_value(tiny, layer, bits, message):
     with pytest.raises(InputError, match=message):
         schedule(layer, *bits, tiny)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "fits"),
+    [(2**31 // (128 * 255), True), (2**31 // (128 * 255) + 1, False)],
+)
+def test_sums_beyond_32_bits_are_refused(machine, reduction, fits):
+    wide = machine(dk=512, lhs_entries=32768, rhs_entries=32768)
+    layer = Layer("long", "linear", in_channels=reduction, out_channels=2)
+    if fits:
+        schedule(layer, 8, 8, wide)
+    else:
+        with pytest.raises(InputError, match=r"'long' can sum up to [0-9]+, but the machine's results have 32 bits"):
+            schedule(layer, 8, 8, wide)
+
+
+def test_widths_may_be_numpy_integers(tiny):
+    layer = Layer("one", "linear", in_channels=10, out_channels=3)
+    assert schedule(layer, np.int64(2), np.int64(3), tiny) == schedule(layer, 2, 3, tiny)
+
+
+def test_a_layer_without_size_is_refused():
+    with pytest.raises(InputError, match="layer 'still' needs channels, sizes, kernel, stride"):
+        Layer("still", "conv", in_channels=1, out_channels=1, stride=(0, 1))

@@ -90,12 +90,9 @@ def test_kernels_of_different_widths_are_exact(small_buffers, draw, by_kernel, l
     ("latency", "cycles_per_word"),
     [
         (0, 12),
-        *(
-            pytest.param(
-                *memory, marks=pytest.mark.xfail(reason="the model forgets the words of the pass before", strict=True)
-            )
-            for memory in ((0, 16), (0, 64), (3, 64))
-        ),
+        (0, 16),
+        (0, 64),
+        (3, 64),
     ],
 )
 def test_a_pass_that_follows_while_the_read_channel_is_still_taken_is_exact(
