@@ -8,8 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from hardware.files import write_text
+
+torch.set_num_threads(1)  # as the command line does
 
 TABLES = Path(__file__).parent.parent / "docs" / "benchmarks"
 

@@ -4,7 +4,6 @@ All agents share one trained network and one evaluator, so a policy has one accu
 """
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def main() -> None:
     parser.add_argument("--agents", default="haq,random,uniform")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--budget", default="latency=0.4")
+    parser.add_argument("--budgets", default="latency=0.15,latency=0.2,latency=0.4,latency=0.6")
     parser.add_argument("--hardware", default="bitserial-tiny")
     options = parser.parse_args()
 
@@ -43,40 +42,38 @@ def main() -> None:
     evaluator = FineTuneEvaluator(traced, data, FineTune(), seed=0)
     evaluations: dict[str, float] = {}
     rows = []
-    for agent_name in options.agents.split(","):
-        for seed in range(options.seeds):
-            environment = BitWidthEnv(
-                "lenet", traced.layers, costs, parse_budget(options.budget), evaluator, pin_ends=False
-            )
-            environment.evaluations = evaluations
-            agent = make_agent(
-                agent_name, steps_per_episode=environment.steps_per_episode, episodes=options.episodes, seed=seed
-            )
-            directory = Path(tempfile.mkdtemp())
-            found = search(environment, agent, options.episodes, directory, {})
-            shutil.rmtree(directory)
-            rewards = np.array([row["reward"] for row in found.rows])
-            policy = Policy.from_bits("lenet", traced.layers, found.bits())
-            rows.append(
-                {
-                    "agent": agent_name,
-                    "seed": seed,
-                    "best reward": rewards.max(),
-                    "mean reward, last fifth": rewards[-(len(rewards) // 5) :].mean(),
-                    "best validation accuracy %": 100 * found.rows[found.best]["accuracy"],
-                    "test accuracy %": 100 * IntegerNetwork(evaluator.quantized(policy)).accuracy(data.test),
-                    "distinct policies": len({row["bits"] for row in found.rows}),
-                }
-            )
-            print(rows[-1], flush=True)
+    for budget in options.budgets.split(","):
+        for agent_name in options.agents.split(","):
+            for seed in range(options.seeds):
+                environment = BitWidthEnv("lenet", traced.layers, costs, parse_budget(budget), evaluator)
+                environment.evaluations = evaluations
+                agent = make_agent(
+                    agent_name, steps_per_episode=environment.steps_per_episode, episodes=options.episodes, seed=seed
+                )
+                with tempfile.TemporaryDirectory() as directory:
+                    found = search(environment, agent, options.episodes, Path(directory), {})
+                rewards = np.array([row["reward"] for row in found.rows])
+                policy = Policy.from_bits("lenet", traced.layers, found.bits())
+                rows.append(
+                    {
+                        "budget": budget,
+                        "agent": agent_name,
+                        "seed": seed,
+                        "best reward": rewards.max(),
+                        "mean reward, last fifth": rewards[-(len(rewards) // 5) :].mean(),
+                        "best validation accuracy %": 100 * found.rows[found.best]["accuracy"],
+                        "test accuracy %": 100 * IntegerNetwork(evaluator.quantized(policy)).accuracy(data.test),
+                        "distinct policies": len({row["bits"] for row in found.rows}),
+                    }
+                )
+                print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
-    means = frame.drop(columns="seed").groupby("agent", sort=False).mean().round(3).reset_index()
+    means = frame.drop(columns="seed").groupby(["budget", "agent"], sort=False).mean().round(3).reset_index()
     write_report(
         "haq_vs_random",
         "HAQ against random search on digits",
         [
-            f"LeNet, `{options.hardware}`, budget {options.budget}, {options.episodes} episodes, "
-            f"{options.seeds} seeds. "
+            f"LeNet, `{options.hardware}`, {options.episodes} episodes, {options.seeds} seeds. "
             f"Full precision: {100 * evaluator.reference_accuracy:.2f} % on validation. "
             "The reward is a tenth of the change of validation accuracy in percentage points, after HAQ. "
             "Mean over seeds:",

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from policies.agent import Agent
 
 from hardware.errors import InputError
 from hardware.files import replacing
+from policies.agent import Agent
 from policies.environment import BitWidthEnv
 
 CHECKPOINT = "checkpoint.pt"

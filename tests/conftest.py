@@ -5,9 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from hardware.accelerator import Accelerator, load_accelerator
+
+torch.set_num_threads(1)  # as the command line does; two workers of pytest share the cores
 
 # The same examples in every run, and none of them can fail because the computer is slow.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

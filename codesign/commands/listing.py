@@ -1,12 +1,11 @@
 """``codesign list``: the names that the other commands take."""
 
-from policies.agent import agent_names
-
 from codesign.commands.common import JsonOption, Result, out, table
 from codesign.data import data_names
 from codesign.networks import network_names
 from hardware.accelerator import accelerator_names
 from hardware.board import board_names
+from policies.agent import agent_names
 
 
 def command(json: JsonOption = None) -> None:

@@ -1,12 +1,12 @@
 """``codesign search``: an agent looks for the most accurate policy within a budget."""
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from policies.agent import make_agent
 
 from codesign.commands.common import (
     DataOption,
@@ -34,6 +34,7 @@ from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
 from hardware.errors import InputError
 from hardware.files import check_writable, replacing
+from policies.agent import make_agent
 from policies.budget import check_budget, parse_budget
 from policies.environment import BitWidthEnv, pinned_layers
 from policies.policy import Policy
@@ -122,8 +123,10 @@ def command(
     evaluator = FineTuneEvaluator(workload.traced, workload.data, tune, seed)
     environment = BitWidthEnv(network, layers, costs, limit, evaluator, lowest_bits=lowest_bits, pin_ends=pin_ends)
     player = make_agent(agent, steps_per_episode=environment.steps_per_episode, episodes=episodes, seed=seed)
+    begin = time.perf_counter()
     with progress_bar(f"{agent} episodes", episodes) as progress:
         found = search(environment, player, episodes, directory, settings, resume, progress)
+    seconds = time.perf_counter() - begin
 
     best = found.rows[found.best]
     policy = Policy.from_bits(network, layers, found.bits())
@@ -165,6 +168,7 @@ def command(
         "budget_used": best["budget_used"],
         "evaluations": len(environment.evaluations),
         "bits": found.bits(),
+        "search_s": round(seconds, 3),
     }
     result.write(values, accelerator, seed)
 
