@@ -191,7 +191,8 @@ class BitWidthEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         accuracy = self.evaluator.accuracy(policy)
         if not 0 <= accuracy <= 1:
             raise InputError(
-                f"expected the evaluator's accuracy as a fraction in [0, 1], got {accuracy:g}: divide percentages by 100."
+                f"expected the evaluator's accuracy as a fraction in [0, 1], got {accuracy:g}: divide percentages "
+                "by 100."
             )
         return accuracy
 

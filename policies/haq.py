@@ -5,7 +5,21 @@ Lillicrap et al., "Continuous control with deep reinforcement learning", ICLR 20
 action in [0, 1]; the critic says what an action is worth. The reward of an episode is written to every transition of
 it, less a moving average over the batches (the baseline), and is not discounted.
 
-Deviations, numbered. HAQ runs 600 episodes on 53 layers; ours are 30 to 200 on 5 to 20, so noise is the enemy.
+HAQ runs 600 episodes on 53 layers, this agent 30 to 200 on 5 to 20. The deviations, and what they are worth: points of
+accuracy that the best policy of 100 (200) episodes stays behind the optimum, mean over three synthetic tasks of 10 to
+20 steps, 20 seeds each, standard error about 0.15. As below: 1.6 (1.2). Random: 3.8 (3.2).
+
+1. 64 hidden units instead of 300: the same result (300: 1.7) in a tenth of the time.
+2. A random quarter of the steps explores, the others take the actor's action: with all layers disturbed at once, the
+   reward says little about any of them (1.8 (1.6) with noise at every step).
+3. The noise falls to a sigma of 0.05 by the last episode, however long the run. HAQ's factor of 0.99 per episode would
+   leave 0.22 after 100: the best policy is then as good, the last ten are 1.5 points worse.
+4. The warm-up takes at most a fifth of the run. Its first episode asks for the widest bits everywhere, which the
+   back-off makes a nearly uniform policy that fits: a search never ends below that. This episode is not learned from:
+   as an example it drives the actor into saturation (2.0).
+5. The updates, one per transition as in HAQ, are made when the episode is over, not between its steps; the first ones
+   after the last episode of the warm-up.
+6. The last transition of an episode is known by its step; HAQ stores a dummy after it.
 """
 
 import copy
@@ -23,8 +37,8 @@ from hardware.errors import InputError
 class HaqOptions:
     """What can be turned. Values without a remark are HAQ's."""
 
-    hidden: int = 32
-    """Units in each of the two hidden layers of actor and critic (HAQ: 300, deviation 1)."""
+    hidden: int = 64
+    """Units in each of the two hidden layers of actor and critic (HAQ: 300; deviation 1)."""
     actor_rate: float = 1e-4
     """Adam's learning rate for the actor."""
     critic_rate: float = 1e-3
@@ -37,18 +51,18 @@ class HaqOptions:
     """Transitions per update."""
     memory_episodes: int = 64
     """Episodes in the replay memory: 128 transitions per layer, two per episode."""
-    updates_per_step: int = 2
-    """Updates per stored transition (HAQ: 1, deviation 2)."""
+    updates_per_step: int = 1
+    """Updates per stored transition."""
     baseline_rate: float = 0.5
     """How fast the baseline follows the mean reward of the batches."""
     warm_up: int = 20
-    """Episodes before the actor acts: one with the widest bits, then random ones; at most a fifth of the run."""
+    """Episodes before the actor acts: one with the widest bits, then random ones (deviation 4)."""
     first_sigma: float = 0.5
-    """Standard deviation of the exploration noise after the warm-up."""
+    """Standard deviation of the exploration noise in the first episode after the warm-up."""
     last_sigma: float = 0.05
     """The same in the last episode (deviation 3)."""
     noisy_steps: float = 0.25
-    """Probability that a step explores (HAQ: 1, deviation 4)."""
+    """Probability that a step explores after the warm-up (HAQ: 1; deviation 2)."""
 
 
 class Critic(nn.Module):
@@ -151,7 +165,7 @@ class HaqAgent:
 
     def _choose(self, observation: torch.Tensor) -> float:
         if self._episode == 0:
-            return 1.0
+            return 1.0  # the widest bits
         if self._episode < self.warm_up:
             return float(torch.rand((), generator=self._generator))
         with torch.no_grad():
@@ -162,7 +176,7 @@ class HaqAgent:
 
     def finish_episode(self, reward: float) -> None:
         """Store the episode with its reward on every transition, then update both networks."""
-        if self._episode > 0:
+        if self._episode > 0:  # deviation 4
             self._store(reward)
         self._trace = []
         self._episode += 1

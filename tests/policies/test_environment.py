@@ -63,7 +63,7 @@ def test_observations_are_haqs_ten_dimensions_normalized_over_the_layers():
     seen = [env.reset()[0]]
     for action in (0.0, 1.0, 0.5):
         seen.append(env.step(np.array([action], dtype=np.float32))[0])
-    # depthwise, c_in 3..24, c_out 8..24, stride 0..2, kernel 1..5, weights 192..240, pixels 1..256, index, bits, weights?
+    # depthwise, c_in 3-24, c_out 8-24, stride 0-2, kernel 1-5, weights 192-240, pixels 1-256, index, bits, weight step
     stem = [0, 0, 0, 0.5, 0.5, (216 - 192) / 48, 1, 0]
     depthwise = [1, 5 / 21, 0, 1, 1, (200 - 192) / 48, 1, 1 / 3]
     assert np.allclose(seen, [[*stem, 1, 1], [*stem, 2 / 8, 0], [*depthwise, 8 / 8, 1], [*depthwise, 5 / 8, 0]])
@@ -197,5 +197,5 @@ def test_an_impossible_budget_is_refused_before_the_first_episode():
 def test_accuracies_in_percent_are_refused():
     env = environment()
     env.evaluator.accuracy = lambda policy: 71.2
-    with pytest.raises(InputError, match=r"fraction in \[0, 1\], got 71.2"):
+    with pytest.raises(InputError, match=r"fraction in \[0, 1\], got 71\.2"):
         play(env, [0.5] * 8)

