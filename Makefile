@@ -35,4 +35,4 @@ lint: setup
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf runs build .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(DEMO) build .coverage .pytest_cache .mypy_cache .ruff_cache

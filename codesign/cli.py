@@ -9,6 +9,7 @@ import typer
 
 from codesign.commands import calibrate, cost, export, listing, search, simulate
 from hardware.errors import InputError
+from sim.run import MachineError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,7 +40,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one sentence and exit code 2."""
+    """Run the command line; bad input ends in one sentence and exit code 2, a machine that went wrong in 1."""
     # Small layers gain nothing from more threads, and lose much when another process wants the cores: training the
     # LeNet on a busy two-core machine took 2 s with one thread and 51 s with two.
     torch.set_num_threads(1)
@@ -48,3 +49,6 @@ def main() -> None:
     except InputError as error:
         print(f"codesign: {error}", file=sys.stderr)
         sys.exit(2)
+    except MachineError as error:
+        print(f"codesign: {error}", file=sys.stderr)
+        sys.exit(1)

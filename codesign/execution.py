@@ -10,7 +10,7 @@ from codesign.lowering import lower
 from hardware.accelerator import Accelerator, Memory
 from hardware.cycles import layer_cycles
 from hardware.operands import Operands
-from sim.run import Job, simulate_jobs
+from sim.run import Job, MachineError, simulate_jobs
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,6 @@ def run_on_rtl(
             continue
         outcome = next(outcomes)
         if outcome.error:
-            raise RuntimeError(f"layer {one.schedule.layer.name!r} stopped with error code {outcome.error}")
+            raise MachineError(f"layer {one.schedule.layer.name!r} stopped with error code {outcome.error}")
         results.append(LayerResult(one.outputs(outcome.results), outcome.cycles, cycles))
     return Execution(tuple(results), simulated.seconds)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardware.accelerator import Accelerator
+from hardware.errors import InputError
 from hardware.instruction import INSTRUCTION_WORDS, OPCODE_RUN, encode
 from hardware.layer import Layer
 from hardware.operands import Operands
@@ -66,6 +67,7 @@ class LoweredLayer:
 def lower(operands: Operands, accelerator: Accelerator) -> LoweredLayer:
     """Build the program and the memory image of one layer."""
     layer = operands.layer
+    _check_ranges(operands)
     plan = schedule(
         layer, operands.weight_bits, operands.activation_bits, accelerator, signed_weights=operands.signed_weights
     )
@@ -89,6 +91,23 @@ def lower(operands: Operands, accelerator: Accelerator) -> LoweredLayer:
     poison = np.full(result - result_base, POISON, dtype=np.uint64)
     image = np.concatenate([*program, *weights, activations, poison]) if program else np.zeros(0, dtype=np.uint64)
     return LoweredLayer(plan, image, weights_base, rhs_base, result_base, result - result_base)
+
+
+def _check_ranges(operands: Operands) -> None:
+    """Integers that do not fit their width would lose their upper planes without a word."""
+    layer = operands.layer
+    widths = np.array(operands.weight_bits)[:, None, None, None]
+    for what, values, bits, signed in (
+        ("weights", operands.weights, widths, operands.signed_weights),
+        ("activations", operands.activations, np.array(operands.activation_bits), layer.signed_activations),
+    ):
+        span = np.int64(1) << bits
+        low, high = (-(span // 2), (span + 1) // 2 - 1) if signed else (0 * span, span - 1)
+        if ((values < low) | (values > high)).any():
+            raise InputError(
+                f"layer {layer.name!r} has {what} from {values.min()} to {values.max()}, which do not fit their width: "
+                "quantize them first."
+            )
 
 
 def _instruction(work: Pass, layer: Layer) -> dict[str, int]:

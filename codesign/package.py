@@ -16,11 +16,11 @@ from hardware.accelerator import Accelerator
 from hardware.board import Board
 from hardware.cycles import layer_cycles
 from hardware.errors import InputError
-from hardware.files import replacing_directory
+from hardware.files import check_writable, replacing_directory
 from hardware.operands import Operands
 from policies.policy import Policy
 from rtl.verilog import LINT_WAIVERS, TOP, engine_verilog, rtl_hash
-from sim.run import Job, simulate_jobs
+from sim.run import Job, MachineError, simulate_jobs
 
 FORMAT = 1
 TEMPLATES = Path(__file__).parent / "templates"
@@ -34,6 +34,7 @@ def write_package(
     board: Board,
     work: Sequence[Operands],
     sums: Sequence[np.ndarray],
+    origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the package of one network and return its manifest.
 
@@ -45,9 +46,10 @@ def write_package(
         The layers with one image's integers.
     sums:
         What every layer must compute from them, by the integer reference: int64, ``(1, M, out height, out width)``.
+    origin:
+        Further manifest entries: where the weights come from.
     """
-    if directory.exists() and any(directory.iterdir()) and not (directory / "manifest.json").exists():
-        raise InputError(f"{directory} holds something that is not a package: choose another --out.")
+    check_destination(directory, accelerator, board)
     lowered = [lower(operands, accelerator) for operands in work]
     layers, contents = [], _machine_files(accelerator, board)
     contents["policy.yaml"] = policy.as_yaml().encode()
@@ -57,6 +59,7 @@ def write_package(
             "weight_bits": _compact(operands.weight_bits),
             "activation_bits": operands.activation_bits,
             "cycles": layer_cycles(one.schedule),
+            "outputs": int(reference.size),
         }
         layers.append(entry)
         if not one.result_words:  # every kernel pruned: there is nothing to run
@@ -75,6 +78,7 @@ def write_package(
         "board": board.name,
         "accelerator": accelerator.model_dump(mode="json"),
         "rtl_hash": rtl_hash(accelerator),
+        **(origin or {}),
         "cycles": sum(entry["cycles"] for entry in layers),
         "layers": layers,
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())},
@@ -86,6 +90,33 @@ def write_package(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     return manifest
+
+
+def check_destination(directory: Path, accelerator: Accelerator, board: Board) -> None:
+    """Raise `InputError` where no package may be written: asked before long work.
+
+    Only an empty folder or an older package with no file beside its own is replaced.
+    """
+    if accelerator.device != board.device.part:
+        raise InputError(
+            f"{accelerator.name} is meant for {accelerator.device}, but {board.name} has {board.device.part}: "
+            "choose another --board or --hardware."
+        )
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"cannot write {directory}: it is a file; give a folder's name.")
+    check_writable(directory / "manifest.json")
+    here = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
+    if here - {"manifest.json"} - set(_listed(directory)):
+        raise InputError(f"{directory} holds something that is not a package: choose another --out.")
+
+
+def _listed(directory: Path) -> dict[str, str]:
+    """SHA-256 of the files that a folder's manifest lists; nothing if it holds no package."""
+    try:
+        listed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return listed if isinstance(listed, dict) else {}
 
 
 def _machine_files(accelerator: Accelerator, board: Board) -> dict[str, bytes]:
@@ -129,11 +160,13 @@ def _compact(bits: tuple[int, ...]) -> int | list[int]:
 
 @dataclass(frozen=True)
 class PackageRun:
-    """One layer of a package, run again: its manifest entry, cycles now, result words that differ."""
+    """One layer of a package, run again: its manifest entry, cycles now, 32-bit results that differ.
+
+    All results count, those of padding rows, which must be 0, included.
+    """
 
     entry: dict[str, Any]
     rtl_cycles: int
-    words: int
     mismatches: int
 
 
@@ -142,10 +175,17 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
         hashes = manifest["sha256"]
+        needed = [
+            f"{entry['folder']}/{image}.bin" for entry in manifest["layers"] if "folder" in entry for image in IMAGES
+        ]
+        for name in (f"rtl/{TOP}.v", *needed):
+            if name not in hashes:
+                raise ValueError(f"its manifest does not list {name}")
+        Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
         for name, digest in hashes.items():
             if hashlib.sha256((directory / name).read_bytes()).hexdigest() != digest:
                 raise InputError(f"{directory / name} is not the file that was exported: export the package again.")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{directory} is not a complete package ({error}): export it again.") from None
@@ -156,7 +196,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def run_package(directory: Path, progress: Callable[[int], None] | None = None) -> tuple[list[PackageRun], float]:
+def run_package(
+    directory: Path, waves: Path | None = None, progress: Callable[[int], None] | None = None
+) -> tuple[list[PackageRun], float]:
     """Run every program of a package on the package's own Verilog; also the simulator's seconds."""
     manifest = read_manifest(directory)
     accelerator = Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
@@ -180,9 +222,12 @@ def run_package(directory: Path, progress: Callable[[int], None] | None = None) 
         )
         expected.append(result)
     verilog = (directory / "rtl" / f"{TOP}.v").read_text(encoding="utf-8")
-    simulated = simulate_jobs(jobs, accelerator, progress=progress, verilog=verilog)
+    simulated = simulate_jobs(jobs, accelerator, waves=waves, progress=progress, verilog=verilog)
+    for entry, outcome in zip(runnable, simulated.outcomes, strict=True):
+        if outcome.error:
+            raise MachineError(f"layer {entry['name']!r} stopped with error code {outcome.error}")
     runs = [
-        PackageRun(entry, outcome.cycles, len(want), int((outcome.results != want).sum()))
+        PackageRun(entry, outcome.cycles, int((outcome.results.view("<i4") != want.view("<i4")).sum()))
         for entry, outcome, want in zip(runnable, simulated.outcomes, expected, strict=True)
     ]
     return runs, simulated.seconds

@@ -17,7 +17,8 @@ def learning_curve(rewards: Sequence[float], title: str, path: Path) -> None:
     episodes = np.arange(1, len(rewards) + 1)
     axes.plot(episodes, rewards, ".", alpha=0.5, label="episode")
     axes.plot(episodes, np.maximum.accumulate(rewards), label="best so far")
-    axes.set(xlabel="episode", ylabel="reward", title=title)
+    axes.set(xlabel="episode", ylabel="reward")
+    axes.set_title(title, parse_math=False)
     axes.legend()
     axes.grid(alpha=0.3)
     _save(figure, path)
@@ -30,8 +31,9 @@ def bits_per_layer(names: Sequence[str], bits: Sequence[tuple[int, int]], title:
     for operand, (label, shift) in enumerate((("weights", -0.2), ("activations", 0.2))):
         bars = axes.bar(positions + shift, [pair[operand] for pair in bits], 0.4, label=label)
         axes.bar_label(bars, fontsize=7)
-    axes.set_xticks(positions, names, rotation=60, ha="right")
-    axes.set(ylabel="bits", ylim=(0, 9), title=title)
+    axes.set_xticks(positions, names, rotation=60, ha="right", parse_math=False)
+    axes.set(ylabel="bits", ylim=(0, 9))
+    axes.set_title(title, parse_math=False)
     axes.legend(loc="upper right", ncols=2)
     _save(figure, path)
 

@@ -13,12 +13,13 @@ def random_operands(rng: np.random.Generator, accelerator: Accelerator, number: 
     """One random layer that fits the accelerator, with uniformly random integers.
 
     Half are convolutions (kernel 1 to 5, stride 1 to 3, padding 0 to 2, one or two images), half are fully
-    connected. M, K and N fall anywhere, so most are no multiples of the array. Bits are 1 to 8 for each
-    operand, signed or unsigned. A draw that the buffers cannot hold is drawn again.
+    connected, and half of those have dot products so long that the weights do not stay in their buffer. M, K and N
+    fall anywhere, so most are no multiples of the array. Bits are 1 to 8 for each operand, signed or unsigned. A
+    draw that the buffers cannot hold is drawn again.
     """
     while True:
-        layer = _random_layer(rng, accelerator, f"sample{number}")
         weight_bits, activation_bits = (int(b) for b in rng.integers(1, 9, size=2))
+        layer = _random_layer(rng, accelerator, f"sample{number}", weight_bits)
         signed_weights = bool(rng.integers(2))
         try:
             schedule(layer, weight_bits, activation_bits, accelerator)
@@ -39,11 +40,23 @@ def random_operands(rng: np.random.Generator, accelerator: Accelerator, number: 
         )
 
 
-def _random_layer(rng: np.random.Generator, accelerator: Accelerator, name: str) -> Layer:
+def _random_layer(rng: np.random.Generator, accelerator: Accelerator, name: str, weight_bits: int) -> Layer:
     array = accelerator.array
     out_channels = int(rng.integers(1, 5 * array.dm + 2))
     signed = bool(rng.integers(2))
-    if rng.integers(2):
+    kind = rng.integers(4)
+    if kind == 0:
+        slots = int(rng.integers(1, 5))  # row tiles that the weight buffer can hold, fewer than the layer has
+        longest = accelerator.buffers.lhs_entries // (weight_bits * slots) * array.dk
+        return Layer(
+            name,
+            "linear",
+            in_channels=max(1, longest - int(rng.integers(0, array.dk))),
+            out_channels=array.dm * slots + int(rng.integers(1, 3 * array.dm)),
+            images=int(rng.integers(1, 6 * array.dn + 2)),
+            signed_activations=signed,
+        )
+    if kind == 1:
         return Layer(
             name,
             "linear",

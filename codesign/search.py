@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 
+from codesign.checkpoint import save_tensors
 from hardware.errors import InputError
 from hardware.files import replacing
 from policies.agent import Agent
@@ -66,8 +68,25 @@ def search(
     Raises
     ------
     InputError
-        ``directory`` holds a run and ``resume`` is off, or a run with other settings.
+        ``directory`` holds a run and ``resume`` is off, or a run with other settings, or one that is still at work.
     """
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(directory / ".lock", timeout=0):
+            return _search(environment, agent, episodes, directory, settings, resume, progress)
+    except Timeout:
+        raise InputError(f"another search is at work in {directory}: wait for it, or choose another --out.") from None
+
+
+def _search(
+    environment: BitWidthEnv,
+    agent: Agent,
+    episodes: int,
+    directory: Path,
+    settings: dict[str, Any],
+    resume: bool,
+    progress: Callable[[int], None] | None,
+) -> SearchResult:
     checkpoint = directory / CHECKPOINT
     rows: list[dict[str, Any]] = []
     if checkpoint.exists():
@@ -75,6 +94,7 @@ def search(
         rows = saved["rows"]
         agent.load_state_dict(saved["agent"])
         environment.evaluations = saved["evaluations"]
+        _write_results(rows, directory)  # the last run may have died between its two files
     if progress:
         progress(len(rows))
     for episode in range(len(rows), episodes):
@@ -85,18 +105,21 @@ def search(
             "agent": agent.state_dict(),
             "evaluations": environment.evaluations,
         }
-        with replacing(checkpoint) as temporary:
-            torch.save(state, temporary)
-        with replacing(directory / RESULTS) as temporary:
-            pd.DataFrame(rows).to_csv(temporary, index=False)
+        save_tensors(state, checkpoint)
+        _write_results(rows, directory)
         if progress:
             progress(episode + 1)
     best = min(range(len(rows)), key=lambda index: (-rows[index]["reward"], rows[index]["cost"], index))
     return SearchResult(rows, best)
 
 
+def _write_results(rows: list[dict[str, Any]], directory: Path) -> None:
+    with replacing(directory / RESULTS) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
 def check_directory(directory: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Raise the `InputError` that `search` would raise, before any long work."""
+    """Raise the `InputError` that `search` would raise, before any long work; ``settings`` may still lack some."""
     if (directory / CHECKPOINT).exists():
         _read_checkpoint(directory / CHECKPOINT, settings, resume)
 
@@ -117,13 +140,15 @@ def _read_checkpoint(checkpoint: Path, settings: dict[str, Any], resume: bool) -
         raise InputError(f"{directory} holds a run already: pass --resume to continue it, or choose another --out.")
     try:
         saved = torch.load(checkpoint, weights_only=True)
-        theirs = saved["settings"]
+        theirs = dict(saved["settings"])
+        if not {"rows", "agent", "evaluations"} <= saved.keys():
+            raise ValueError("it is incomplete")
     except Exception as error:  # torch.load raises nearly anything for a damaged file
         raise InputError(f"{checkpoint} cannot be read ({error}): choose another --out and start again.") from None
     differing = [
         f"{name} {theirs.get(name)!r}, now {settings.get(name)!r}"
-        for name in sorted(theirs.keys() | settings.keys())
-        if theirs.get(name) != settings.get(name)
+        for name in sorted(settings)
+        if theirs.get(name) != settings[name]
     ]
     if differing:
         raise InputError(

@@ -90,6 +90,8 @@ def _epoch(
     order = torch.randperm(len(split), generator=generator)
     for indices in torch.tensor_split(order, _cuts(len(split), batch)[:-1]):
         loss = F.cross_entropy(module(split.batch(indices)), split.labels[indices])
+        if not torch.isfinite(loss):
+            raise InputError("the training diverged, its loss is not finite: lower the learning rate.")
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), largest_gradient)
@@ -126,6 +128,11 @@ class FineTune:
             raise InputError(f"fine-tuning: learning_rate should be positive, got {self.learning_rate}.")
 
 
+def calibrate(traced: Traced, data: Data) -> Calibration:
+    """What scales are chosen from: always the same training images, each class by its share."""
+    return Calibration(traced, _subset(data.train, CALIBRATION_IMAGES, np.random.default_rng(0)).batch())
+
+
 class FineTuneEvaluator:
     """Accuracy of policies, as an agent's environment asks for it.
 
@@ -147,7 +154,7 @@ class FineTuneEvaluator:
         rng = np.random.default_rng(seed)
         self._train = _subset(data.train, options.images, rng)
         self._validation = _subset(data.validation, options.validation_images, rng)
-        self._calibration = Calibration(traced, _subset(data.train, CALIBRATION_IMAGES, rng).batch())
+        self._calibration = calibrate(traced, data)
         self._reference = accuracy(traced.graph_module, self._validation)
 
     @property

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import torch
 
+from codesign.checkpoint import save_tensors
 from codesign.data import Data, image_format, load_data
 from codesign.networks import create_network, default_data, load_weights
 from codesign.quantize import Calibration, QuantizedNetwork
 from codesign.tracing import Traced, trace
+from codesign.training import calibrate
 from hardware.errors import InputError
-from hardware.files import replacing
 from policies.policy import Policy
 
 QUANTIZED = "codesign-quantized-1"
 """Marks a file of `save_quantized`."""
-CALIBRATION_IMAGES = 256
 RANDOM_IMAGES = 64
 
 
@@ -52,7 +52,7 @@ class Workload:
         """What activation scales are chosen from: the network on training images, or on random ones."""
         if self.data is None:
             return Calibration(self.traced, self._random_images(RANDOM_IMAGES, self.seed))
-        return Calibration(self.traced, self.data.train.batch(slice(CALIBRATION_IMAGES)))
+        return calibrate(self.traced, self.data)
 
     def _random_images(self, count: int, seed: int) -> torch.Tensor:
         images = torch.rand((count, *self.input_shape), generator=torch.Generator().manual_seed(seed))
@@ -60,7 +60,7 @@ class Workload:
 
 
 def load_workload(
-    network: str, seed: int, data: str | None = None, weights: Path | None = None, need_data: bool = False
+    network: str, seed: int, data: str | None = None, weights: Path | None = None, quantized: bool = True
 ) -> Workload:
     """Load a network, its weights and its data.
 
@@ -69,11 +69,13 @@ def load_workload(
     network:
         Built-in name or ``package.module:callable``.
     data:
-        Name of the data set; by default the built-in network's own, which is loaded only with ``weights`` or
-        ``need_data``. Anybody's own network needs one, because it says how large an image is.
+        Name of the data set; by default the built-in network's own, which is loaded only with ``weights``. Anybody's
+        own network needs one, because it says how large an image is.
     weights:
         State dict; without it the weights are random, from ``seed``. A file of `save_quantized` is left to
         `quantized_network`.
+    quantized:
+        Whether ``weights`` may be a file of `save_quantized`.
     """
     chosen = data or default_data(network)
     module = create_network(network, seed)
@@ -84,8 +86,20 @@ def load_workload(
     shape, signed = image_format(chosen)
     if weights is not None and _read_quantized(weights) is None:
         load_weights(module, weights)
-    loaded = load_data(chosen) if need_data or data or weights else None
-    return Workload(network, trace(module, shape, signed), shape, signed, loaded, seed)
+    elif weights is not None and not quantized:
+        raise InputError(
+            f"{weights} holds a network quantized under a policy: pass float weights, such as its float.pt."
+        )
+    loaded = load_data(chosen) if data or weights else None
+    traced = trace(module, shape, signed)
+    if loaded is not None:
+        scores = traced.graph_module(torch.zeros(1, *shape)).shape[-1]
+        if scores < len(loaded.classes):
+            raise InputError(
+                f"network {network!r} gives {scores} scores, but {chosen} has {len(loaded.classes)} classes: "
+                "use a network with one score per class."
+            )
+    return Workload(network, traced, shape, signed, loaded, seed)
 
 
 def quantized_network(workload: Workload, policy: Policy, weights: Path | None) -> QuantizedNetwork:
@@ -95,7 +109,12 @@ def quantized_network(workload: Workload, policy: Policy, weights: Path | None) 
     if saved is not None:
         if saved["policy"] != policy.as_yaml():
             raise InputError(f"{weights} was made for another policy: pass the policy.yaml that lies beside it.")
-        quantized.load_state_dict(saved["state"])
+        try:
+            quantized.load_state_dict(saved["state"])
+        except RuntimeError:
+            raise InputError(
+                f"{weights} does not hold this network's tensors: let `codesign search` write it."
+            ) from None
         quantized.largest_input = saved["largest_input"]
     return quantized.eval()
 
@@ -108,8 +127,7 @@ def save_quantized(quantized: QuantizedNetwork, path: Path) -> None:
         "largest_input": quantized.largest_input,
         "state": quantized.state_dict(),
     }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    save_tensors(content, path)
 
 
 def _read_quantized(path: Path) -> dict | None:
@@ -118,7 +136,9 @@ def _read_quantized(path: Path) -> dict | None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # missing, damaged or of another kind: load_weights says which
         return None
-    return content if isinstance(content, dict) and content.get("format") == QUANTIZED else None
+    if not isinstance(content, dict) or content.get("format") != QUANTIZED:
+        return None
+    return content if {"policy", "largest_input", "state"} <= content.keys() else None
 
 
 def choose_policy(workload: Workload, policy: Path | None, bits: tuple[int, int] | None) -> Policy:

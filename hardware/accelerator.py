@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hardware.specification import Specification, built_in, find
+from hardware.specification import Name, Specification, built_in, find
 
 
 class Array(Specification):
@@ -49,7 +49,7 @@ class Memory(Specification):
 class Accelerator(Specification):
     """One machine: everything that generating, scheduling and pricing it needs."""
 
-    name: str
+    name: Name
     kind: Literal["bit_serial"]
     array: Array
     buffers: Buffers

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hardware.specification import Specification, built_in, find
+from hardware.specification import Name, Specification, built_in, find
 
 
 class Device(Specification):
@@ -20,9 +20,9 @@ class Device(Specification):
 class Board(Specification):
     """A board the exporter can write a project for."""
 
-    name: str
+    name: Name
     device: Device
-    vendor_part: str
+    vendor_part: Name
     """Part number with package and speed grade, as Vivado names it."""
     vendor_board: str | None = None
     """Vivado board file, applied when it is installed."""

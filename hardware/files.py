@@ -12,7 +12,8 @@ from hardware.errors import InputError
 
 def cache_directory() -> Path:
     """What can be made again is kept here: ``$CODESIGN_CACHE``, else ``~/.cache/codesign``."""
-    return Path(os.environ.get("CODESIGN_CACHE") or Path.home() / ".cache" / "codesign")
+    chosen = Path(os.environ.get("CODESIGN_CACHE") or Path.home() / ".cache" / "codesign")
+    return chosen.expanduser().absolute()
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose a writable place.") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)  # only after success: whatever interrupts the renames leaves it
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,12 +1,15 @@
 """Frozen specifications read from YAML: unknown fields refused, errors with the field's path."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hardware.errors import InputError, unknown
+
+Name = Annotated[str, Field(pattern=r"^[\w.:+-]+$")]
+"""Letters, digits and ``_ . : + -``: names go into scripts and file names."""
 
 PACKAGE = Path(__file__).parent
 
@@ -39,7 +42,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
 
 

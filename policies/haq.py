@@ -61,8 +61,8 @@ class HaqOptions:
     """Standard deviation of the exploration noise in the first episode after the warm-up."""
     last_sigma: float = 0.05
     """The same in the last episode (deviation 3)."""
-    noisy_steps: float = 0.25
-    """Probability that a step explores after the warm-up (HAQ: 1; deviation 2)."""
+    noisy_steps: int = 10
+    """Steps of an episode that explore after the warm-up, on average (HAQ: all; deviation 2)."""
 
 
 class Critic(nn.Module):
@@ -170,7 +170,7 @@ class HaqAgent:
             return float(torch.rand((), generator=self._generator))
         with torch.no_grad():
             mean = float(self._actor(observation))
-        if float(torch.rand((), generator=self._generator)) >= self.options.noisy_steps:
+        if float(torch.rand((), generator=self._generator)) * self.steps >= self.options.noisy_steps:
             return mean
         return truncated_normal(mean, self.sigma, self._generator)
 

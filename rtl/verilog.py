@@ -39,6 +39,12 @@ def rtl_hash(accelerator: Accelerator) -> str:
 def engine_verilog(accelerator: Accelerator) -> str:
     """Verilog of the whole engine, top module ``codesign_engine``; kept in the cache by `rtl_hash`."""
     kept = cache_directory() / "verilog" / f"{rtl_hash(accelerator)}.v"
-    if not kept.exists():
+    seal = kept.with_suffix(".sha256")
+    if not (kept.exists() and seal.exists() and seal.read_text() == _sha256(kept)):  # absent, or not as it was written
         write_text(kept, verilog.convert(Engine(accelerator), name=TOP, emit_src=False, strip_internal_attrs=True))
+        write_text(seal, _sha256(kept))
     return kept.read_text(encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

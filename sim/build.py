@@ -55,6 +55,7 @@ def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
         *options,
         COMPILER_FLAGS,
         verilator.version,
+        str(cocotb_tools.config.libs_dir),  # the executable finds its libraries there
     ):
         digest.update(part.encode() + b"\0")
     home = cache_directory() / "simulators"

@@ -24,6 +24,10 @@ SMALLEST_MEMORY_WORDS = 1 << 18
 CYCLE_LIMIT = 1 << 40  # used when the caller knows no better; a hung machine then ends after this many cycles
 
 
+class MachineError(RuntimeError):
+    """The machine did what it must not: it hung, stopped with an error, or used memory that is not there."""
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """One program to run: a memory image that holds it, and where its results will lie.
@@ -92,7 +96,7 @@ def simulate_jobs(
     ------
     InputError
         A tool is missing, or the simulator dies.
-    RuntimeError
+    MachineError
         The machine hung, or touched memory that does not exist.
     """
     if not jobs:
@@ -116,9 +120,9 @@ def simulate_jobs(
         outcomes = []
         for number, row in enumerate(rows):
             if row["hung"]:
-                raise RuntimeError(f"job {number}: the machine did not end within {jobs[number].cycle_limit} cycles")
+                raise MachineError(f"job {number}: the machine did not end within {jobs[number].cycle_limit} cycles")
             if row["memory_fault"]:
-                raise RuntimeError(f"job {number}: the machine used an address beyond its memory or lost a word")
+                raise MachineError(f"job {number}: the machine used an address beyond its memory or lost a word")
             results = np.fromfile(directory / f"result_{number}.bin", dtype="<u8")
             outcomes.append(Outcome(results, row["cycles"], row["error"]))
     return Simulated(tuple(outcomes), seconds)
@@ -155,7 +159,12 @@ def _run(executable: Path, directory: Path, waves: Path | None, progress: Callab
     log = directory / "log.txt"
     begin = time.perf_counter()
     with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            process = subprocess.Popen(command, env=environment, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
+        except OSError as error:
+            raise InputError(
+                f"the compiled simulator cannot be started ({error}): delete {executable.parent} and run again."
+            ) from None
         try:
             while process.poll() is None:
                 time.sleep(0.02)
@@ -166,7 +175,10 @@ def _run(executable: Path, directory: Path, waves: Path | None, progress: Callab
             process.wait()
     seconds = time.perf_counter() - begin
     if not (directory / "rows.json").exists():
-        raise InputError(f"the simulator ended without results: {log.read_text()[-2000:]}")
+        reason = " ".join(log.read_text()[-2000:].split()) or "it said nothing"
+        raise InputError(
+            f"the simulator ended without results: {reason}; if it goes on, delete {executable.parent} and run again."
+        )
     if progress:
         progress(int((directory / "progress").read_text() or 0))
     return seconds

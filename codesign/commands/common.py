@@ -33,11 +33,11 @@ PolicyOption = Annotated[Path | None, typer.Option("--policy", help="Policy file
 BitsOption = Annotated[
     str | None, typer.Option("--bits", help="Instead of a policy: N bits everywhere, or W,A (weights, activations).")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Every random choice follows from it.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**62, help="Every random choice follows from it.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results to this file, too.")]
 
-out = Console()
-_errors = Console(stderr=True)
+out = Console(markup=False, emoji=False)  # names are names, whatever brackets they hold
+_errors = Console(stderr=True, markup=False, emoji=False)
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""``codesign cost``: what a network costs on an accelerator, by the model, in milliseconds."""
+"""``codesign cost``: what a network costs on an accelerator, by the cycle model."""
 
 from dataclasses import asdict, replace
 from pathlib import Path

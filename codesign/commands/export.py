@@ -1,5 +1,6 @@
 """``codesign export``: the board package of a network under a policy."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +16,16 @@ from codesign.commands.common import (
     Result,
     SeedOption,
     WeightsOption,
+    note,
     parse_bits,
     say,
 )
 from codesign.integers import IntegerNetwork
-from codesign.package import write_package
+from codesign.package import check_destination, write_package
 from codesign.workload import choose_policy, load_workload, quantized_network
 from hardware.accelerator import load_accelerator
 from hardware.board import load_board
+from sim.reference import integer_convolution
 
 
 def command(
@@ -44,9 +47,14 @@ def command(
     accelerator, target = load_accelerator(hardware), load_board(board)
     workload = load_workload(network, seed, data, weights)
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
+    check_destination(directory, accelerator, target)
     run = IntegerNetwork(quantized_network(workload, chosen, weights)).run(workload.images(1), record=True)
-    work, sums = [layer.operands for layer in run.layers], [layer.sums for layer in run.layers]
-    manifest = write_package(directory, chosen, accelerator, target, work, sums)
+    work = [layer.operands for layer in run.layers]
+    sums = [integer_convolution(one.weights, one.activations, one.layer) for one in work]
+    origin = {"weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None, "seed": seed}
+    manifest = write_package(directory, chosen, accelerator, target, work, sums, origin)
+    if weights is None:
+        note(f"weights are random (seed {seed}): pass --weights for a trained network")
     say(
         f"wrote {directory}: {len(manifest['sha256']) + 1} files, {len(manifest['layers'])} layers, "
         f"{manifest['cycles']:,} cycles per image; check it with `codesign simulate --package {directory}`"

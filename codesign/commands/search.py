@@ -2,12 +2,14 @@
 
 import hashlib
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
+from codesign.checkpoint import save_tensors
 from codesign.commands.common import (
     DataOption,
     HardwareOption,
@@ -26,14 +28,14 @@ from codesign.data import load_data
 from codesign.integers import IntegerNetwork
 from codesign.networks import create_network, default_data
 from codesign.plots import bits_per_layer, learning_curve
-from codesign.search import check_directory, search
+from codesign.search import CHECKPOINT, check_directory, search
 from codesign.training import FineTune, FineTuneEvaluator, train
 from codesign.training import accuracy as float_accuracy
 from codesign.workload import load_workload, save_quantized
 from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
 from hardware.errors import InputError
-from hardware.files import check_writable, replacing
+from hardware.files import check_writable
 from policies.agent import make_agent
 from policies.budget import check_budget, parse_budget
 from policies.environment import BitWidthEnv, pinned_layers
@@ -56,7 +58,7 @@ def command(
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Policies to try.")] = 100,
     seed: SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
-    lowest_bits: Annotated[int, typer.Option("--lowest-bits", help="Fewest bits a layer may get.")] = 2,
+    lowest_bits: Annotated[int, typer.Option("--lowest-bits", min=1, max=8, help="Fewest bits a layer may get.")] = 2,
     pin_ends: Annotated[
         bool, typer.Option("--pin-ends", help="Keep the first and the last layer at 8 bits, as HAQ does.")
     ] = False,
@@ -84,8 +86,9 @@ def command(
 ) -> None:
     """Search a bit-width policy: each episode is one policy, fine-tuned and judged on validation images.
 
-    Leaves policy.yaml, quantized.pt (the fine-tuned network under it), results.csv, checkpoint.pt and two pictures. The
-    accuracy printed at the end is on held-out test images, in the integer arithmetic of the machine.
+    Leaves policy.yaml, quantized.pt (the fine-tuned network under it), results.csv, checkpoint.pt, two pictures, and
+    float.pt if it had to train. The accuracy printed at the end is on held-out test images, in the integer arithmetic
+    that `codesign simulate` compares with the machine.
     """
     result = Result("search", json)
     torch.set_num_threads(threads)
@@ -101,7 +104,6 @@ def command(
     settings = {
         "network": network,
         "data": data or default_data(network),
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
         "hardware": accelerator.model_dump_json(),
         "agent": agent,
         "budget": str(limit),
@@ -112,13 +114,18 @@ def command(
         "train_epochs": train_epochs,
         "fine_tune": repr(tune),
         "threads": threads,
+        "codesign": version("codesign"),
+        "torch": str(torch.__version__),
     }
     check_directory(directory, settings, resume)
+    if resume and not (directory / CHECKPOINT).exists():
+        note(f"{directory} holds no run to resume: starting one")
     if weights is None:
         weights = directory / "float.pt"
-        if not (resume and weights.exists()):
+        if not (resume and weights.exists() and (directory / CHECKPOINT).exists()):
             _train(network, data or default_data(network), train_epochs, seed, weights)
-    workload = load_workload(network, seed, data, weights)
+    workload = load_workload(network, seed, data, weights, quantized=False)
+    settings["weights"] = _digest(workload.traced.graph_module)
     assert workload.data is not None
     evaluator = FineTuneEvaluator(workload.traced, workload.data, tune, seed)
     environment = BitWidthEnv(network, layers, costs, limit, evaluator, lowest_bits=lowest_bits, pin_ends=pin_ends)
@@ -173,6 +180,14 @@ def command(
     result.write(values, accelerator, seed)
 
 
+def _digest(module: torch.nn.Module) -> str:
+    """Names the float weights that a run started from."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _train(network: str, data: str | None, epochs: int | None, seed: int, path: Path) -> None:
     """Train the network from nothing and keep its weights."""
     if data is None:
@@ -184,5 +199,4 @@ def _train(network: str, data: str | None, epochs: int | None, seed: int, path: 
     with progress_bar(f"training {network} on {data}", epochs) as progress:
         train(module, load_data(data), epochs=epochs, seed=seed, progress=progress)
     note(f"trained {network} on {data} for {epochs} epochs")
-    with replacing(path) as temporary:
-        torch.save(module.state_dict(), temporary)
+    save_tensors(module.state_dict(), path)

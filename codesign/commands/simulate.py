@@ -28,6 +28,7 @@ from codesign.package import read_manifest, run_package
 from codesign.simulate import select_layers, simulate
 from codesign.workload import choose_policy, load_workload, quantized_network
 from hardware.accelerator import Accelerator, load_accelerator
+from hardware.errors import InputError
 
 
 def command(
@@ -62,7 +63,12 @@ def command(
     """
     result = Result("simulate", json)
     if package:
-        _simulate_package(package, result)
+        others = {"--policy": policy, "--bits": bits, "--weights": weights, "--layers": layers, "--data": data}
+        if given := [option for option, value in others.items() if value is not None]:
+            raise InputError(
+                f"--package brings its own network, so it does not go with {', '.join(given)}: leave one out."
+            )
+        _simulate_package(package, waves, result)
         return
     accelerator = load_accelerator(hardware)
     workload = load_workload(network, seed, data, weights)
@@ -84,18 +90,18 @@ def command(
     _exit(report)
 
 
-def _simulate_package(package: Path, result: Result) -> None:
+def _simulate_package(package: Path, waves: Path | None, result: Result) -> None:
     manifest = read_manifest(package)
     accelerator = Accelerator.from_mapping(manifest["accelerator"], str(package))
     with progress_bar("layers on the package's RTL", len(manifest["layers"])) as progress:
-        runs, seconds = run_package(package, progress)
+        runs, seconds = run_package(package, waves, progress)
     rows = [
         {
             "name": run.entry["name"],
             "bits": [run.entry["weight_bits"], run.entry["activation_bits"]],
             "rtl_cycles": run.rtl_cycles,
             "model_cycles": run.entry["cycles"],
-            "outputs": 2 * run.words,
+            "outputs": run.entry["outputs"],
             "mismatches": run.mismatches,
         }
         for run in runs
@@ -106,7 +112,8 @@ def _simulate_package(package: Path, result: Result) -> None:
         "cycles_per_second": sum(row["rtl_cycles"] for row in rows) / seconds,
     }
     _print_layers(f"package {package}: {manifest['network']} on its own Verilog", report)
-    result.write({"network": manifest["network"], "package": str(package), "images": 1, **report}, accelerator)
+    values = {"rtl_hash": manifest["rtl_hash"], "network": manifest["network"], "package": str(package), "images": 1}
+    result.write({**values, **report}, accelerator)
     _exit(report)
 
 

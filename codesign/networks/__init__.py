@@ -115,7 +115,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise InputError(f"{path} holds {type(state).__name__}, expected a state dict: save module.state_dict().")
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -136,4 +138,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     ]
     if problems:
         raise InputError(f"the weights in {path} are not this network's: {'; '.join(problems)}: pass its own file.")
+    for key in own:
+        if key in state and not torch.isfinite(state[key]).all():
+            raise InputError(f"the weights in {path} hold numbers that are not finite ({key}): train again.")
     module.load_state_dict(state, strict=False)

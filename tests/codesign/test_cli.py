@@ -14,6 +14,7 @@ import sim.toolchain
 from codesign.cli import main
 from codesign.networks import create_network
 from codesign.tracing import trace
+from codesign.workload import QUANTIZED
 from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
 from policies.policy import Policy
@@ -60,9 +61,26 @@ def bad_files(directory: Path) -> None:
     (directory / "nothing.yaml").write_text("layers: [")
     source = Path(sys.modules["hardware.accelerator"].__file__ or "").parent / "presets" / "bitserial-tiny.yaml"
     (directory / "machine.yaml").write_text(source.read_text().replace("dm: 2", "dm: 3"))
-    torch.save(create_network("lenet", 0).state_dict(), directory / "whole.pt")
+    network = create_network("lenet", 0)
+    torch.save(network.state_dict(), directory / "whole.pt")
     (directory / "truncated.pt").write_bytes((directory / "whole.pt").read_bytes()[:5000])
     torch.save({"other.weight": torch.zeros(3)}, directory / "other.pt")
+    torch.save({3: torch.zeros(3)}, directory / "keys.pt")
+    torch.save({name: 0 / (0 * value) for name, value in network.state_dict().items()}, directory / "nan.pt")
+    torch.save({"format": QUANTIZED, "policy": "", "largest_input": 1.0, "state": {}}, directory / "quantized.pt")
+    (directory / "few.py").write_text(
+        "from torch import nn\n\n\ndef scores():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))\n"
+    )
+    torch.save({"1.weight": torch.zeros(9, 64), "1.bias": torch.zeros(9)}, directory / "few.pt")
+    (directory / "named.yaml").write_text(source.read_text().replace("name: bitserial-tiny", "name: a$b[/c]"))
+    (directory / "date.yaml").write_text("name: 2024-99-99")
+    board = (source.parent.parent / "boards" / "arty-z7-20.yaml").read_text()
+    (directory / "board.yaml").write_text(
+        board.replace("name: arty-z7-20", "name: mine").replace("xc7z020,", "xcvu9p,")
+    )
+    (directory / "website").mkdir()
+    (directory / "website" / "manifest.json").write_text('{"name": "my site"}')
+    (directory / "website" / "index.html").write_text("<html></html>")
     (directory / "file").write_text("in the way")
 
 
@@ -94,6 +112,16 @@ def bad_files(directory: Path) -> None:
         ("simulate --bits 4 --weights absent.pt", "no weights file at absent.pt"),
         ("simulate --bits 4 --weights whole.pt --images 9999", "digits has 360 test images, asked for 9999"),
         ("simulate --package file", "file is not a complete package"),
+        ("simulate --package file --bits 4", "--package brings its own network"),
+        ("simulate --bits 4 --weights nan.pt", "hold numbers that are not finite (conv1.weight)"),
+        ("simulate --bits 4 --weights keys.pt", "expected a state dict"),
+        ("search --weights quantized.pt", "quantized.pt holds a network quantized under a policy: pass float weights"),
+        ("search --network few:scores --data digits --weights few.pt", "gives 9 scores, but digits has 10 classes"),
+        ("export --bits 4 --out file", "cannot write file"),
+        ("export --bits 4 --out website", "website holds something that is not a package"),
+        ("export --bits 4 --out package --board board.yaml", "is meant for xc7z020, but mine has xcvu9p"),
+        ("cost --bits 4 --hardware named.yaml", "name: String should match pattern"),
+        ("cost --bits 4 --hardware date.yaml", "date.yaml is not YAML"),
         ("cost --bits 4 --hardware machine.yaml", "array.dm: Input should be a multiple of 2 (got 3)"),
         ("cost --bits 4 --json file/result.json", "cannot write file/result.json"),
         ("cost --bits 4 --lut file/table.npy", "cannot write file/table.npy"),
@@ -111,6 +139,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 ) -> None:
     bad_files(tmp_path)
     monkeypatch.setenv("CODESIGN_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     code, _, err = cli(command)
     assert code == 2
@@ -216,6 +245,7 @@ def test_calibrate_reports_every_sample(cli: Cli) -> None:
 
 def test_export_writes_a_package_that_simulate_confirms(cli: Cli, tmp_path: Path) -> None:
     exported = cli.json("export --bits 2,4 --out package")
+    assert exported["manifest"]["weights_sha256"] is None
     assert exported["manifest"]["cycles"] == cli.json("cost --bits 2,4")["cycles"]
     result = cli.json("simulate --package package")
     assert (result["mismatches"], result["rtl_cycles"]) == (0, exported["manifest"]["cycles"])

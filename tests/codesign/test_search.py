@@ -49,7 +49,7 @@ def test_it_leaves_what_it_promises(uninterrupted: Path) -> None:
 
 def test_one_seed_twice_gives_the_same_policy_and_results(uninterrupted: Path, tmp_path: Path) -> None:
     assert run(tmp_path / "again").returncode == 0
-    for name in ("policy.yaml", "results.csv"):
+    for name in ("policy.yaml", "results.csv", "quantized.pt", "float.pt"):
         assert (tmp_path / "again" / name).read_bytes() == (uninterrupted / name).read_bytes()
 
 
@@ -72,7 +72,7 @@ def test_killed_and_resumed_it_ends_where_an_uninterrupted_run_ends(uninterrupte
     assert "had other settings (lowest_bits 2, now 3)" in other.stderr
 
     assert run(directory, "--resume").returncode == 0
-    for name in ("policy.yaml", "results.csv"):
+    for name in ("policy.yaml", "results.csv", "quantized.pt", "float.pt"):
         assert (directory / name).read_bytes() == (uninterrupted / name).read_bytes()
 
 

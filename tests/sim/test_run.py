@@ -11,7 +11,7 @@ from codesign.sampling import random_operands
 from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.instruction import ERROR_ILLEGAL_INSTRUCTION, ERROR_NONE, FIELDS, INSTRUCTION_WORDS, encode
-from sim.run import CYCLE_LIMIT, Job, simulate_jobs
+from sim.run import CYCLE_LIMIT, Job, MachineError, simulate_jobs
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,13 @@ def test_a_result_that_is_never_written_stays_poison(tiny):
 @pytest.mark.parametrize(("fields", "limit"), [({}, 20), ({"lhs_slots": 0}, 5000)], ids=["too slow", "deadlock"])
 def test_a_machine_that_does_not_end_is_reported_with_the_job_and_the_limit(tiny, lowered, fields, limit):
     jobs = [job_of(lowered), job_of(lowered, cycle_limit=limit, **fields), job_of(lowered)]
-    with pytest.raises(RuntimeError, match=rf"job 1: the machine did not end within {limit} cycles"):
+    with pytest.raises(MachineError, match=rf"job 1: the machine did not end within {limit} cycles"):
         simulate_jobs(jobs, tiny)
 
 
 @pytest.mark.parametrize("field", ["lhs_base", "rhs_base", "result_base"])
 def test_an_address_beyond_the_memory_is_reported_with_the_job(tiny, lowered, field):
-    with pytest.raises(RuntimeError, match="job 1: the machine used an address beyond its memory"):
+    with pytest.raises(MachineError, match="job 1: the machine used an address beyond its memory"):
         simulate_jobs([job_of(lowered), job_of(lowered, **{field: 0xF000_0000})], tiny)
 
 
