@@ -57,11 +57,12 @@ def through_a_file(state):
 
 
 def test_haq_learns_what_random_search_does_not_find():
-    haq = [run(HaqAgent(16, 60, seed, SMALL), 60, layers=8)[0] for seed in range(5)]
-    chance = [run(RandomAgent(seed), 60, layers=8)[0] for seed in range(5)]
-    assert np.mean([max(rewards) for rewards in haq]) > np.mean([max(rewards) for rewards in chance])
+    # Without the first episode, which is not learned: the widest bits, backed off.
+    haq = [run(HaqAgent(16, 50, seed, SMALL), 50, layers=8)[0][1:] for seed in range(5)]
+    chance = [run(RandomAgent(seed), 50, layers=8)[0] for seed in range(5)]
+    assert np.mean([max(rewards) for rewards in haq]) > np.mean([max(rewards) for rewards in chance]) + 0.5
     # And it is the policy that has improved: the last ten episodes against the random ones of the warm-up.
-    assert np.mean([rewards[-10:] for rewards in haq]) > np.mean([rewards[1:12] for rewards in haq]) + 0.5
+    assert np.mean([rewards[-10:] for rewards in haq]) > np.mean([rewards[:9] for rewards in haq]) + 1
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another():
