@@ -145,6 +145,16 @@ def test_the_budget_named_as_lowest_reachable_is_reachable(data, lowest):
             check_budget(Budget("latency", below), table, lowest, pinned)
 
 
+def test_the_lowest_reachable_budget_is_rounded_up_even_where_floats_round_down():
+    table = np.full((1, 8, 8), 3000.0)
+    table[0, 0, 0] = 27.0
+    assert 27 / 3000 * 1000 == 9
+    assert 0.009 * 3000 < 27
+    with pytest.raises(InputError, match=r"latency=0\.01 "):
+        check_budget(Budget("latency", 0.009), table, 1, FREE[:1])
+    assert check_budget(Budget("latency", 0.01), table, 1, FREE[:1]) == 30
+
+
 def test_an_impossible_budget_names_the_lowest_reachable_one():
     # 64 + 2 * 64 cycles at 8 bits; 64 + 2 * 4 with the first pinned: 72 / 192 = 0.375.
     with pytest.raises(InputError) as caught:

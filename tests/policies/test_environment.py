@@ -1,5 +1,7 @@
 """The environment against Gymnasium's checker, hand-written observations and plain sums."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from hardware.errors import InputError
 from hardware.layer import Layer
 from policies.budget import Budget
-from policies.environment import BitWidthEnv
+from policies.environment import BitWidthEnv, layer_features
 from policies.policy import Policy
 
 LAYERS = (
@@ -61,12 +63,14 @@ def test_gymnasium_accepts_the_environment():
 def test_observations_are_haqs_ten_dimensions_normalized_over_the_layers():
     env = environment(pin_ends=False)
     seen = [env.reset()[0]]
-    for action in (0.0, 1.0, 0.5):
+    for action in (0.0, 1.0, 0.5, 0.5):
         seen.append(env.step(np.array([action], dtype=np.float32))[0])
     # depthwise, c_in 3-24, c_out 8-24, stride 0-2, kernel 1-5, weights 192-240, pixels 1-256, index, bits, weight step
     stem = [0, 0, 0, 0.5, 0.5, (216 - 192) / 48, 1, 0]
     depthwise = [1, 5 / 21, 0, 1, 1, (200 - 192) / 48, 1, 1 / 3]
-    assert np.allclose(seen, [[*stem, 1, 1], [*stem, 2 / 8, 0], [*depthwise, 8 / 8, 1], [*depthwise, 5 / 8, 0]])
+    point = [0, 5 / 21, 1, 0.5, 0, 0, (64 - 1) / 255, 2 / 3]
+    expected = [[*stem, 1, 1], [*stem, 2 / 8, 0], [*depthwise, 1, 1], [*depthwise, 5 / 8, 0], [*point, 5 / 8, 1]]
+    assert np.allclose(seen, expected)
     assert all(observation.dtype == np.float32 for observation in seen)
 
 
@@ -77,9 +81,8 @@ def test_a_feature_that_is_the_same_in_all_layers_is_zero():
 
 
 def test_one_input_channel_is_not_depthwise():
-    layers = [Layer("grey", "conv", 1, 4, 4, 4, (3, 3)), Layer("depth", "conv", 4, 4, 4, 4, (3, 3), groups=4)]
-    env = BitWidthEnv("net", layers, COSTS[:2], Budget("latency", 1.0), MeanBits())
-    assert env.reset()[0][0] == 0
+    grey, full = Layer("grey", "conv", 1, 4, 4, 4, (3, 3)), Layer("full", "conv", 4, 4, 4, 4, (3, 3))
+    assert layer_features([grey, full, replace(full, groups=4)])[:, 0].tolist() == [0, 0, 1]
 
 
 def test_every_episode_starts_alike():

@@ -12,7 +12,7 @@ from hardware.layer import Layer
 from policies.baselines import RandomAgent
 from policies.budget import Budget
 from policies.environment import BitWidthEnv
-from policies.haq import HaqAgent, HaqOptions, truncated_normal
+from policies.haq import Critic, HaqAgent, HaqOptions, truncated_normal
 
 SMALL = HaqOptions(hidden=32)
 WIDTHS = np.arange(1, 9)
@@ -63,6 +63,34 @@ def test_haq_learns_what_random_search_does_not_find():
     assert np.mean([max(rewards) for rewards in haq]) > np.mean([max(rewards) for rewards in chance]) + 0.5
     # And it is the policy that has improved: the last ten episodes against the random ones of the warm-up.
     assert np.mean([rewards[-10:] for rewards in haq]) > np.mean([rewards[:9] for rewards in haq]) + 1
+
+
+def test_the_critic_learns_the_rewards_that_follow_an_action():
+    # Four remembered episodes of two steps, all pairs of the actions 0 and 1; rewards -1, 0, 0 and 1, mean 0.
+    options = HaqOptions(
+        hidden=16, critic_rate=1e-2, actor_rate=1e-3, soft_update=0.05, warm_up=1, updates_per_step=300
+    )
+    agent = HaqAgent(2, 10, 0, options)
+    observations = torch.tensor([[0.0] * 10, [1.0] * 10])
+    state = agent.state_dict() | {"stored": 4}
+    state["observations"][:4] = observations
+    state["actions"][:4] = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    state["rewards"][:4] = torch.tensor([-1.0, 0.0, 0.0, 1.0])
+    agent.load_state_dict(state)
+    agent.finish_episode(0.0)
+    critic = Critic(10, 16)
+    critic.load_state_dict(agent.state_dict()["critic"])
+    values = [[critic(observation, torch.tensor([a])).item() for a in (0.0, 1.0)] for observation in observations]
+    # Last step: the mean reward of the action. First step: the same again, and the best of the last step, 0.5.
+    assert np.allclose(values, [[0.0, 1.0], [-0.5, 0.5]], atol=0.25)
+
+
+def test_the_first_episode_is_not_remembered():
+    agent = HaqAgent(10, 15, 3, SMALL)
+    run(agent, 1)
+    assert agent.state_dict()["stored"] == 0
+    run(agent, 1)
+    assert agent.state_dict()["stored"] == 1
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another():

@@ -74,7 +74,12 @@ def test_verilog_is_generated_once_and_then_read_from_the_cache(machine, monkeyp
     engine_verilog.cache_clear()
     first = engine_verilog(accelerator)
     assert f"module {TOP}(" in first
-    assert [path.name for path in (tmp_path / "verilog").iterdir()] == [f"{rtl_hash(accelerator)}.v"]
+    kept = tmp_path / "verilog" / f"{rtl_hash(accelerator)}.v"
+    assert {path.name for path in kept.parent.iterdir()} == {kept.name, kept.with_suffix(".sha256").name}
+
+    kept.write_text(first + "// changed by somebody\n")
+    engine_verilog.cache_clear()
+    assert engine_verilog(accelerator) == first, "a changed file was taken for the machine"
 
     def refuse(*arguments, **options):
         raise AssertionError("generated again")
