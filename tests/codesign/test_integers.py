@@ -41,15 +41,6 @@ class Residual(nn.Module):
         return self.last(x.flatten(1))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def images():
     return torch.randn(40, 3, 9, 8, generator=torch.Generator().manual_seed(1))
