@@ -9,7 +9,7 @@ from codesign.execution import run_on_rtl
 from codesign.sampling import random_operands
 from hardware.accelerator import Accelerator
 from hardware.errors import InputError
-from sim.reference import integer_convolution
+from sim.reference import reference_sums
 
 
 def calibrate(
@@ -32,17 +32,18 @@ def calibrate(
     rows: list[dict[str, Any]] = []
     for operands, result in zip(drawn, execution.layers, strict=True):
         layer = operands.layer
-        expected = integer_convolution(operands.weights, operands.activations, layer)
+        expected = reference_sums(operands)
         rows.append(
             {
                 "layer": f"{layer.kind} C{layer.in_channels} {layer.in_height}x{layer.in_width} k{layer.kernel[0]}x"
                 f"{layer.kernel[1]} s{layer.stride[0]}x{layer.stride[1]} p{layer.padding[0]}x{layer.padding[1]} "
-                f"images{layer.images}",
+                f"d{layer.dilation[0]}x{layer.dilation[1]} g{layer.groups} images{layer.images}",
                 "m": layer.out_channels,
                 "k": layer.reduction,
                 "n": layer.pixels,
-                "bits": [operands.weight_bits[0], operands.activation_bits],
+                "bits": [_compact(operands.weight_bits), operands.activation_bits],
                 "signed": [operands.signed_weights, layer.signed_activations],
+                "bipolar": operands.bipolar,
                 "rtl_cycles": result.rtl_cycles,
                 "model_cycles": result.model_cycles,
                 "mismatches": int((result.outputs != expected).sum()),
@@ -57,3 +58,8 @@ def calibrate(
         "cycles_per_second": execution.cycles_per_second,
         "rows": rows,
     }
+
+
+def _compact(bits: tuple[int, ...]) -> int | list[int]:
+    """One width, or one per kernel."""
+    return bits[0] if len(set(bits)) == 1 else list(bits)

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 import typer
 
-from codesign.commands import calibrate, cost, export, listing, search, simulate
+from codesign.commands import calibrate, cost, export, listing, search, simulate, synth
 from hardware.errors import InputError
 from sim.run import MachineError
 
@@ -22,6 +22,7 @@ app.command("search")(search.command)
 app.command("simulate")(simulate.command)
 app.command("cost")(cost.command)
 app.command("calibrate")(calibrate.command)
+app.command("synth")(synth.command)
 app.command("export")(export.command)
 app.command("list")(listing.command)
 

@@ -89,7 +89,10 @@ def data_names() -> list[str]:
 
 
 def image_format(name: str) -> tuple[tuple[int, int, int], bool]:
-    """``(channels, height, width)`` of a data set's images, and whether they can be negative, without loading it."""
+    """``(channels, height, width)`` of a data set's images, and whether they can be negative, without loading it.
+
+    Also of ``imagenet``, which is a format only: it cannot be loaded.
+    """
     if name not in _FORMATS:
         raise unknown("data set", name, data_names())
     return _FORMATS[name]
@@ -108,8 +111,13 @@ def load_data(name: str, root: Path | None = None) -> Data:
     InputError
         Unknown name, or the data set is not there; the message says where it was sought and how it should lie.
     """
-    if name not in _LOADERS:
+    if name not in _FORMATS:
         raise unknown("data set", name, data_names())
+    if name not in _LOADERS:
+        raise InputError(
+            f"{name} is an image format without images here: leave --data out where random images will do, or name "
+            f"another data set ({', '.join(data_names())})."
+        )
     if root is None:
         root = Path(os.environ.get("CODESIGN_DATA") or cache_directory())
     return _LOADERS[name](root)
@@ -276,4 +284,4 @@ def _read_batches(folder: Path) -> Arrays:
 
 
 _LOADERS: dict[str, Callable[[Path], Data]] = {"digits": _digits, "cifar10": _cifar10}
-_FORMATS = {"digits": ((1, 8, 8), False), "cifar10": ((3, 32, 32), True)}
+_FORMATS = {"digits": ((1, 8, 8), False), "cifar10": ((3, 32, 32), True), "imagenet": ((3, 224, 224), True)}

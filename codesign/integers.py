@@ -1,13 +1,9 @@
-"""Integer inference: the machine's sums, and what an edge host does between two layers without any float.
+"""Integer inference, node by node: the independent reference of what the machine makes of a quantized network.
 
-Between layers a value is an int64 ``v`` that stands for ``v * 2**-F``, with one F for the whole network, chosen so
-that no value can leave `VALUE_BITS` bits (a bound over all possible images, walked through the graph). A layer takes
-its activations from such values and gives its sums back to them by a multiplication with an integer and a right
-shift, after Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference", CVPR 2018, section 2.2. Rounding is half up everywhere.
+Between two nodes there are values, int16 numbers that stand for ``v * 2**-F`` with one F for the whole network. How
+sums become values and values become activations is the machine's arithmetic, `hardware.arithmetic`.
 """
 
-import math
 import operator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,44 +15,21 @@ from torch import fx, nn
 
 from codesign.data import Split
 from codesign.quantize import QuantizedLayer, QuantizedNetwork
+from codesign.tracing import node_kind
+from hardware.arithmetic import (
+    ACTIVATION_SHIFT,
+    Requantization,
+    activation_multiplier,
+    add,
+    averaging,
+    fraction_bits,
+    image_activations,
+    image_values,
+    to_activations,
+)
 from hardware.errors import InputError
 from hardware.operands import Operands
-from policies.quantizers import levels, round_half_up
-
-VALUE_BITS = 38
-"""Width of fixed-point values, sign included: times a multiplier they fit 63 bits."""
-MULTIPLIER_BITS = 24
-"""Precision of multipliers: as good as float32."""
-_LONGEST_SHIFT = 62
-
-
-@dataclass(frozen=True, eq=False)
-class Requantizer:
-    """Multiplication by constant reals in integers: ``(v * multiplier + half) >> shift``.
-
-    Parameters
-    ----------
-    multiplier, shift:
-        int64 arrays, one entry per channel or a single one.
-    """
-
-    multiplier: torch.Tensor
-    shift: torch.Tensor
-
-    @classmethod
-    def nearest(cls, factors: np.ndarray) -> "Requantizer":
-        """The closest multipliers of `MULTIPLIER_BITS` bits; a larger factor becomes an integer."""
-        _, exponents = np.frexp(factors)  # |factors| = fraction * 2**exponents, fraction in [0.5, 1)
-        shifts = np.clip(MULTIPLIER_BITS - exponents.astype(np.int64), 0, _LONGEST_SHIFT)
-        multipliers = np.floor(np.ldexp(factors, shifts) + 0.5).astype(np.int64)
-        return cls(torch.from_numpy(multipliers), torch.from_numpy(shifts))
-
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """Scaled values, int64, rounded half up. Axis 1 of ``values`` is the channels."""
-        shape = (-1, *[1] * (values.ndim - 2))
-        multiplier, shift = self.multiplier.reshape(shape), self.shift.reshape(shape)
-        half = (torch.ones_like(shift) << shift) >> 1
-        return (values * multiplier + half) >> shift
+from policies.quantizers import levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,115 +50,161 @@ class LayerRun:
 
 @dataclass(frozen=True, eq=False)
 class IntegerRun:
-    """Scores int64 ``(N, classes)``, and every layer's run where it was asked for."""
+    """What some images gave.
+
+    Parameters
+    ----------
+    scores:
+        int64 ``(N, classes)``: the last node's values.
+    layers:
+        Every layer's integers and sums, in network order; empty where they were not asked for.
+    values:
+        Every node's values by the node's name, int64; the same. The image and what flattens it are no values.
+    """
 
     scores: np.ndarray
     layers: tuple[LayerRun, ...]
+    values: dict[str, np.ndarray]
 
 
 class IntegerLayer:
-    """One layer: values to activations, activations to sums (the machine's part), sums to values."""
+    """One layer's constants: values or images to activations, activations to sums, sums to values.
 
-    def __init__(self, source: QuantizedLayer, fraction_bits: int) -> None:
+    Attributes
+    ----------
+    layer:
+        Its shape.
+    weights:
+        int64, ``(M, C / groups, kernel rows, kernel columns)``.
+    weight_bits, activation_bits:
+        Width of every kernel, and of the activations. A kernel of one bit whose levels stand for 0 and a positive
+        weight takes two: the machine's multipliers are unsigned.
+    levels:
+        Smallest and largest activation.
+    reads_image:
+        Whether the input is the network's image, which the host quantizes in steps of ``step``.
+    activation_multiplier:
+        Constant of `to_activations` where the input is values.
+    requantization:
+        Constants that make values of the sums.
+    """
+
+    def __init__(self, source: QuantizedLayer, fraction_bits: int, reads_image: bool) -> None:
         self.layer = source.layer
-        self.weight_bits, self.activation_bits = source.weight_bits, source.activation_bits
+        self.activation_bits = source.activation_bits
         self.levels = levels(source.activation_bits, source.layer.signed_activations)
-        self.weights = source.integer_weights()
-        step, scales, bias = _constants(source)
-        # Any factor above 2**24 lifts every positive value beyond the highest level, and so does 2**24.
-        self.to_activations = Requantizer.nearest(np.minimum(2.0**-fraction_bits / step, 2.0**MULTIPLIER_BITS))
-        self.to_values = Requantizer.nearest(np.ldexp(scales * step, fraction_bits))
-        self.bias = torch.from_numpy(np.floor(np.ldexp(bias, fraction_bits) + 0.5).astype(np.int64))
+        self.reads_image = reads_image
+        self.step = float(source.activation_scale)
+        self.activation_multiplier = activation_multiplier(self.step, fraction_bits)
+        weights, scales = source.integer_weights().numpy(), source.weight_scales.double().numpy()
+        flipped = scales < 0  # kernels of one bit only, see `weight_scales`
+        self.weights = np.where(flipped[:, None, None, None], -weights, weights)
+        self.weight_bits = tuple(2 if turned else w for turned, w in zip(flipped, source.weight_bits, strict=True))
+        # The step that the multiplier really makes: where values are coarser than activations, it differs much.
+        step = self.step if reads_image else 2.0 ** (ACTIVATION_SHIFT - fraction_bits) / self.activation_multiplier
+        # A kernel of zeros has no scale: it must not make the others' coarser.
+        factors = np.where(self.weights.any((1, 2, 3)), np.abs(scales), 0.0) * step
+        bias = source.bias.detach().double().numpy()
+        self.requantization = Requantization.nearest(
+            np.ldexp(factors, fraction_bits), np.ldexp(bias, fraction_bits), f"layer {self.layer.name!r}"
+        )
+        self._check_sums()
 
-    def activations(self, values: torch.Tensor) -> torch.Tensor:
-        """int64, ``(N, C, H, W)``: what the machine is given."""
+    def _check_sums(self) -> None:
+        largest = np.abs(self.weights).sum((1, 2, 3)).max() * max(-self.levels[0], self.levels[1])
+        if largest >= 2**31:
+            raise InputError(
+                f"layer {self.layer.name!r} can sum up to {largest}, but the machine's results have 32 bits: "
+                "give it fewer bits."
+            )
+
+    def activations(self, inputs: np.ndarray) -> np.ndarray:
+        """int64, ``(N, C, H, W)``, of int64 values, or of the float64 image where the layer reads it."""
         layer = self.layer
-        integers = self.to_activations(values).clamp(*self.levels)
-        return integers.reshape(len(values), layer.in_channels, layer.in_height, layer.in_width)
+        if self.reads_image:
+            integers = image_activations(inputs, self.step, *self.levels)
+        else:
+            integers = to_activations(inputs, self.activation_multiplier, *self.levels)
+        return integers.reshape(len(inputs), layer.in_channels, layer.in_height, layer.in_width)
 
-    def sums(self, activations: torch.Tensor) -> torch.Tensor:
-        """int64, ``(N, M, out height, out width)``: what the machine answers."""
+    def sums(self, activations: np.ndarray) -> np.ndarray:
+        """int64, ``(N, M, out height, out width)``."""
         layer = self.layer
         # Exact: in float64 every product and every partial sum is an integer below 2**53.
         sums = F.conv2d(
-            activations.double(), self.weights.double(), None, layer.stride, layer.padding, groups=layer.groups
+            torch.from_numpy(activations).double(),
+            torch.from_numpy(self.weights).double(),
+            None,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
         )
-        return sums.long()
+        return sums.long().numpy()
 
-    def values(self, sums: torch.Tensor) -> torch.Tensor:
-        """Fixed-point output, ``(N, M, H, W)`` or, of a linear layer, ``(N, M)``."""
-        values = self.to_values(sums) + self.bias.reshape(-1, 1, 1)
-        return values.flatten(1) if self.layer.kind == "linear" else values
+    def values(self, sums: np.ndarray) -> np.ndarray:
+        """int64, ``(N, M, H, W)`` or, of a linear layer, ``(N, M)``."""
+        values = self.requantization.values(sums)
+        return values.reshape(values.shape[:2]) if self.layer.kind == "linear" else values
 
-    def operands(self, activations: torch.Tensor) -> Operands:
-        """The machine's work on some images' activations."""
+    def operands(self, activations: np.ndarray) -> Operands:
+        """The layer's work on some images' activations."""
         return Operands(
             layer=replace(self.layer, images=len(activations)),
-            weights=self.weights.numpy(),
-            activations=activations.numpy(),
+            weights=self.weights,
+            activations=activations,
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
         )
 
 
-def _constants(layer: QuantizedLayer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Activation step (one entry), weight scales and bias in float64."""
-    step, scales, bias = layer.activation_scale.reshape(1), layer.weight_scales, layer.bias.detach()
-    return step.double().numpy(), scales.double().numpy(), bias.double().numpy()
-
-
-def _largest_value(network: QuantizedNetwork) -> float:
-    """The largest magnitude that any node's value can have, over all images."""
-    bounds: dict[fx.Node, float] = {}
-    for node in network.graph_module.graph.nodes:
-        if node.op == "placeholder":
-            bounds[node] = network.largest_input
-        elif node.op == "call_module" and node.target in network.layers:
-            bounds[node] = _largest_output(network.layers[node.target])
-        elif node.target is operator.add:
-            bounds[node] = sum(bounds[operand] for operand in node.args)
-        else:
-            bounds[node] = max(bounds[one] for one in node.all_input_nodes)
-    return max(bounds.values())
-
-
-def _largest_output(layer: QuantizedLayer) -> float:
-    low, high = levels(layer.activation_bits, layer.layer.signed_activations)
-    sums = layer.integer_weights().abs().flatten(1).sum(1).numpy() * max(-low, high)
-    if sums.max() >= 2**31:
-        raise InputError(
-            f"layer {layer.layer.name!r} can sum up to {sums.max()}, but the machine's results have 32 bits: "
-            "give it fewer bits."
-        )
-    step, scales, bias = _constants(layer)
-    return float((sums * np.abs(scales) * step + np.abs(bias)).max())
-
-
 def average_pool(values: torch.Tensor, pool: nn.AvgPool2d) -> torch.Tensor:
-    """Averages of int64 values ``(N, C, H, W)``, rounded half up."""
-    size = pool.kernel_size
-    area = size * size if isinstance(size, int) else math.prod(size)
-    totals = F.avg_pool2d(values, size, pool.stride, divisor_override=1)
-    return torch.div(2 * totals + area, 2 * area, rounding_mode="floor")
+    """Averages of int64 values ``(N, C, H, W)``."""
+    rows, columns = (pool.kernel_size,) * 2 if isinstance(pool.kernel_size, int) else pool.kernel_size
+    totals = F.avg_pool2d(values, (rows, columns), pool.stride, divisor_override=1)
+    return torch.from_numpy(averaging(rows * columns).values(totals.numpy()))
 
 
 class _Inference(fx.Interpreter):
-    """Walks the graph with fixed-point values; what is neither a layer nor an average does the same to integers."""
+    """Walks the graph with values; what is no layer, addition or average does the same to integers as to floats."""
 
     def __init__(self, network: "IntegerNetwork", record: bool) -> None:
         super().__init__(network.graph_module)
-        self.layers = network.layers
+        self.network, self.record = network, record
         self.runs: list[LayerRun] = []
-        self.record = record
+        self.values: dict[str, np.ndarray] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        # A float is the image, or flattened image; what is no tensor is a size.
+        if self.record and n.op != "output" and isinstance(result, torch.Tensor) and not result.is_floating_point():
+            self.values[n.name] = result.numpy()
+        return result
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        if n.target in self.network.layers or n in self.network.image_nodes:
+            return args, kwargs
+        return fx.node.map_aggregate(args, self._as_values), fx.node.map_aggregate(kwargs, self._as_values)
+
+    def _as_values(self, argument: Any) -> Any:
+        if not isinstance(argument, torch.Tensor) or not argument.is_floating_point():
+            return argument
+        return torch.from_numpy(image_values(argument.numpy(), self.network.fraction_bits))
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is operator.add:
+            return torch.from_numpy(add(args[0].numpy(), args[1].numpy()))
+        return super().call_function(target, args, kwargs)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target in self.layers:
-            layer = self.layers[target]
-            activations = layer.activations(args[0])
+        if target in self.network.layers:
+            layer = self.network.layers[target]
+            activations = layer.activations(args[0].numpy())
             sums = layer.sums(activations)
             if self.record:
-                self.runs.append(LayerRun(layer.operands(activations), sums.numpy()))
-            return layer.values(sums)
+                self.runs.append(LayerRun(layer.operands(activations), sums))
+            return torch.from_numpy(layer.values(sums))
         module = self.fetch_attr(target)
         if isinstance(module, nn.AvgPool2d):
             return average_pool(args[0], module)
@@ -200,18 +219,39 @@ class IntegerNetwork:
     quantized:
         The fake-quantized network. It is left as it is; training it further does not change this one.
 
+    Attributes
+    ----------
+    fraction_bits:
+        F: the values of all nodes stand for ``v * 2**-F``.
+    graph_module:
+        The traced graph; the node of a layer has the layer's name as its target.
+    layers:
+        Every layer's constants by its name, in network order.
+    image_nodes:
+        The image and what flattens it. A layer that reads one of them gets activations from the host, any other node
+        `hardware.arithmetic.image_values`.
+
     Raises
     ------
     InputError
-        A layer's sums can exceed the machine's 32 bits.
+        A layer's sums can exceed the machine's 32 bits, or its constants do not fit.
     """
 
     def __init__(self, quantized: QuantizedNetwork) -> None:
-        largest = max(_largest_value(quantized), 2.0**-VALUE_BITS)
-        self.fraction_bits = VALUE_BITS - 2 - math.ceil(math.log2(largest))  # one bit of margin for the roundings
+        # Fine-tuning may have moved a bias beyond what the calibration saw, and a bias must fit by itself.
+        biases = (float(layer.bias.detach().abs().max()) for layer in quantized.layers.values())
+        self.fraction_bits = fraction_bits(max(quantized.largest_value, *biases))
         self.graph_module = quantized.graph_module
-        self.layers = {name: IntegerLayer(layer, self.fraction_bits) for name, layer in quantized.layers.items()}
-        self._limit = math.ldexp(quantized.largest_input, self.fraction_bits)
+        self.image_nodes: set[fx.Node] = set()
+        self.layers: dict[str, IntegerLayer] = {}
+        for node in self.graph_module.graph.nodes:
+            if node.op == "call_module" and node.target in quantized.layers:
+                reads_image = node.all_input_nodes[0] in self.image_nodes
+                self.layers[node.target] = IntegerLayer(quantized.layers[node.target], self.fraction_bits, reads_image)
+            elif node.op == "placeholder" or (
+                node_kind(node, self.graph_module) == "flatten" and node.all_input_nodes[0] in self.image_nodes
+            ):
+                self.image_nodes.add(node)
 
     def run(self, images: torch.Tensor, record: bool = False) -> IntegerRun:
         """Infer.
@@ -219,15 +259,14 @@ class IntegerNetwork:
         Parameters
         ----------
         images:
-            Normalised float images ``(N, C, H, W)``. They saturate at the largest magnitude among the calibration's.
+            Normalised float images ``(N, C, H, W)``.
         record:
-            Keep every layer's integers and sums.
+            Keep every layer's integers and sums, and every node's values.
         """
         inference = _Inference(self, record)
         with torch.no_grad():
-            values = round_half_up(torch.ldexp(images.double(), torch.tensor(self.fraction_bits)))
-            scores = inference.run(values.clamp(-self._limit, self._limit).long())
-        return IntegerRun(scores.numpy(), tuple(inference.runs))
+            scores = inference.run(images.double())
+        return IntegerRun(scores.numpy(), tuple(inference.runs), inference.values)
 
     def accuracy(self, split: Split, batch: int = 250) -> float:
         """Part of the images whose highest score is their label's."""

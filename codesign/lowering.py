@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from codesign.tensors import Tensor, instruction, plane_words, row_tile_words
 from hardware.accelerator import Accelerator
 from hardware.errors import InputError
-from hardware.instruction import INSTRUCTION_WORDS, OPCODE_RUN, encode
-from hardware.layer import Layer
+from hardware.instruction import INSTRUCTION_WORDS, encode
 from hardware.operands import Operands
-from hardware.schedule import Pass, Schedule, schedule
+from hardware.schedule import Schedule, schedule
 
 POISON = 0xDEADBEEF_DEADBEEF
 """What result memory holds before the run, so that a result that was never written cannot look right."""
@@ -65,35 +65,32 @@ class LoweredLayer:
 
 
 def lower(operands: Operands, accelerator: Accelerator) -> LoweredLayer:
-    """Build the program and the memory image of one layer."""
-    layer = operands.layer
-    _check_ranges(operands)
-    plan = schedule(
-        layer, operands.weight_bits, operands.activation_bits, accelerator, signed_weights=operands.signed_weights
-    )
-    weights = [_row_tiles(operands.weights, work) for work in plan.passes]
-    activations = _planes_by_pixel(operands.activations, layer, operands.activation_bits)
+    """Build the program and the memory image of one layer, whose sums are written as they are."""
+    layer, bits = operands.layer, operands.activation_bits
+    check_ranges(operands)
+    plan = schedule(layer, operands.weight_bits, bits, accelerator, operands.signed_weights, operands.bipolar)
+    weights = [row_tile_words(operands.weights, work, layer.groups) for work in plan.passes]
+    activations = plane_words(operands.activations, bits, layer.padding)
     weights_base = lhs_base = len(plan.passes) * INSTRUCTION_WORDS
     rhs_base = lhs_base + sum(len(tiles) for tiles in weights)
     result_base = rhs_base + len(activations)
+    source = Tensor(
+        rhs_base, layer.images, layer.in_height, layer.in_width, bits * -(-layer.in_channels // 64), layer.padding
+    )
 
     program, result = [], result_base
     for number, work in enumerate(plan.passes):
-        fields = _instruction(work, layer) | {
-            "last": number == len(plan.passes) - 1,
-            "lhs_base": lhs_base,
-            "rhs_base": rhs_base,
-            "result_base": result,
-        }
-        program.append(encode(fields))
+        sums = Tensor(result, layer.images, layer.out_height, layer.out_width, work.row_tiles * work.dm // 2)
+        fields = instruction(work, layer, source, lhs_base, results=sums)
+        program.append(encode(fields | {"last": number == len(plan.passes) - 1}))
         lhs_base += len(weights[number])
-        result += layer.pixels * fields["result_column_step"]
+        result += sums.words
     poison = np.full(result - result_base, POISON, dtype=np.uint64)
     image = np.concatenate([*program, *weights, activations, poison]) if program else np.zeros(0, dtype=np.uint64)
     return LoweredLayer(plan, image, weights_base, rhs_base, result_base, result - result_base)
 
 
-def _check_ranges(operands: Operands) -> None:
+def check_ranges(operands: Operands) -> None:
     """Integers that do not fit their width would lose their upper planes without a word."""
     layer = operands.layer
     widths = np.array(operands.weight_bits)[:, None, None, None]
@@ -108,79 +105,3 @@ def _check_ranges(operands: Operands) -> None:
                 f"layer {layer.name!r} has {what} from {values.min()} to {values.max()}, which do not fit their width: "
                 "quantize them first."
             )
-
-
-def _instruction(work: Pass, layer: Layer) -> dict[str, int]:
-    """All fields of a pass's instruction but addresses and the end mark."""
-    pixel_words = work.activation_bits * work.channel_words
-    row_words = (layer.in_width + 2 * layer.padding[1]) * pixel_words
-    return {
-        "opcode": OPCODE_RUN,
-        "signed_weights": work.signed_weights,
-        "signed_activations": work.signed_activations,
-        "lhs_resident": work.lhs_resident,
-        "weight_bits": work.weight_bits,
-        "activation_bits": work.activation_bits,
-        "chunks": work.chunks,
-        "row_tiles": work.row_tiles,
-        "column_tiles": work.column_tiles,
-        "group_tiles": work.group_tiles,
-        "last_columns": work.last_columns,
-        "lhs_slots": work.lhs_slots,
-        "rhs_slots": work.rhs_slots,
-        "lhs_tile_entries": work.lhs_tile_entries,
-        "rhs_tile_entries": work.rhs_tile_entries,
-        "lhs_tile_words": work.lhs_tile_words,
-        "channel_words": work.channel_words,
-        "taps": work.kernel_rows * work.kernel_columns,
-        "kernel_rows": work.kernel_rows,
-        "run_words": work.run_words,
-        "out_width": layer.out_width,
-        "out_height": layer.out_height,
-        "pixel_step": layer.stride[1] * pixel_words,
-        "row_step": layer.stride[0] * row_words,
-        "image_step": (layer.in_height + 2 * layer.padding[0]) * row_words,
-        "window_row_step": row_words,
-        "result_column_step": work.row_tiles * work.dm // 2,
-    }
-
-
-def _bit_planes(values: np.ndarray, bits: int) -> np.ndarray:
-    """``(bits, ...)`` zeros and ones, plane 0 least significant; two's complement for negative values."""
-    planes = np.arange(bits).reshape(-1, *[1] * values.ndim)
-    return ((values[None] >> planes) & 1).astype(np.uint8)
-
-
-def _pack_words(bits: np.ndarray) -> np.ndarray:
-    """The last axis, a multiple of 64 long, packed into little-endian uint64 words."""
-    return np.packbits(bits, axis=-1, bitorder="little").view("<u8").astype(np.uint64)
-
-
-def _planes_by_pixel(activations: np.ndarray, layer: Layer, bits: int) -> np.ndarray:
-    """Words of ``[image][row][column][plane][channel]``, the zero padding of the convolution included."""
-    vertical, horizontal = layer.padding
-    channels = -(-layer.in_channels // 64) * 64
-    padded = np.pad(
-        activations,
-        ((0, 0), (0, channels - layer.in_channels), (vertical, vertical), (horizontal, horizontal)),
-    )
-    planes = _bit_planes(padded, bits).transpose(1, 3, 4, 0, 2)  # image, row, column, plane, channel
-    return _pack_words(np.ascontiguousarray(planes)).reshape(-1)
-
-
-def _row_tiles(weights: np.ndarray, work: Pass) -> np.ndarray:
-    """Words of ``[row tile][row][plane][tap][channel]``, each plane filled up to whole buffer entries.
-
-    Rows beyond the last kernel and bits beyond the last channel are 0, so what the activations hold there
-    does not matter.
-    """
-    kernels = weights[list(work.kernels)].transpose(0, 2, 3, 1)  # kernel, row, column, channel
-    count, rows, columns, channels = kernels.shape
-    padded = np.zeros((work.row_tiles * work.dm, rows * columns, work.channel_words * 64), dtype=np.int64)
-    padded[:count, :, :channels] = kernels.reshape(count, rows * columns, channels)
-    words = _pack_words(
-        _bit_planes(padded, work.weight_bits).transpose(1, 0, 2, 3).reshape(len(padded), work.weight_bits, -1)
-    )
-    filled = np.zeros((*words.shape[:2], work.chunks * work.lanes), dtype=np.uint64)
-    filled[:, :, : words.shape[2]] = words
-    return filled.reshape(-1)

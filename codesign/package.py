@@ -1,8 +1,7 @@
-"""The board package: the machine's Verilog, programs and data of every layer, a build script, one manifest."""
+"""The board package: the machine's Verilog, a network's program and data, a build script, one manifest."""
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,21 +9,22 @@ from string import Template
 from typing import Any
 
 import numpy as np
+import torch
 
-from codesign.lowering import POISON, lower
+from codesign.integers import IntegerNetwork
+from codesign.program import build_program
+from codesign.simulate import layer_rows
 from hardware.accelerator import Accelerator
 from hardware.board import Board
-from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.files import check_writable, replacing_directory
-from hardware.operands import Operands
+from hardware.instruction import VALUE_LANES
 from policies.policy import Policy
 from rtl.verilog import LINT_WAIVERS, TOP, engine_verilog, rtl_hash
 from sim.run import Job, MachineError, simulate_jobs
 
-FORMAT = 1
+FORMAT = 2
 TEMPLATES = Path(__file__).parent / "templates"
-IMAGES = ("program", "weights", "input", "expected")
 
 
 def write_package(
@@ -32,8 +32,8 @@ def write_package(
     policy: Policy,
     accelerator: Accelerator,
     board: Board,
-    work: Sequence[Operands],
-    sums: Sequence[np.ndarray],
+    network: IntegerNetwork,
+    image: torch.Tensor,
     origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the package of one network and return its manifest.
@@ -42,34 +42,26 @@ def write_package(
     ----------
     directory:
         Made anew; a package that is already there is replaced, anything else is refused.
-    work:
-        The layers with one image's integers.
-    sums:
-        What every layer must compute from them, by the integer reference: int64, ``(1, M, out height, out width)``.
+    image:
+        The test image, float ``(1, C, H, W)``, whose scores by the integer reference the package holds.
     origin:
         Further manifest entries: where the weights come from.
     """
     check_destination(directory, accelerator, board)
-    lowered = [lower(operands, accelerator) for operands in work]
-    layers, contents = [], _machine_files(accelerator, board)
+    program = build_program(network, accelerator, (image.shape[1], image.shape[2], image.shape[3]))
+    scores = network.run(image).scores[0]
+    contents = _machine_files(accelerator, board)
     contents["policy.yaml"] = policy.as_yaml().encode()
-    for number, (operands, one, reference) in enumerate(zip(work, lowered, sums, strict=True)):
-        entry: dict[str, Any] = {
-            "name": operands.layer.name,
-            "weight_bits": _compact(operands.weight_bits),
-            "activation_bits": operands.activation_bits,
-            "cycles": layer_cycles(one.schedule),
-            "outputs": int(reference.size),
-        }
-        layers.append(entry)
-        if not one.result_words:  # every kernel pruned: there is nothing to run
-            continue
-        folder = entry["folder"] = f"layers/{number:02d}_{operands.layer.name.replace('.', '_')}"
-        addresses = (0, one.weights_address, one.activations_address, one.result_address)
-        words = [*np.split(one.image[: one.result_address], addresses[1:3]), one.results(reference)]
-        for image, address, values in zip(IMAGES, addresses, words, strict=True):
-            contents[f"{folder}/{image}.bin"] = values.astype("<u8").tobytes()
-            entry[f"{image}_address"], entry[f"{image}_words"] = address, len(values)
+    contents["program/memory.bin"] = program.memory.astype("<u8").tobytes()
+    contents["program/scores.bin"] = scores.astype("<i2").tobytes()
+    loaded = program.with_image(image.double().numpy())
+    images = []
+    for number, (layer, tensor) in enumerate(program.image_tensors):
+        name = f"program/image_{number}.bin"
+        contents[name] = loaded[tensor.base : tensor.base + tensor.words].astype("<u8").tobytes()
+        step = {"file": name, "address": tensor.base, "words": tensor.words, "bits": layer.activation_bits}
+        images.append(step | {"step": layer.step, "layer": layer.layer.name})
+    layers = layer_rows(program, network)
     contents["README.md"] = _readme(policy, accelerator, board, layers)
     manifest = {
         "format": FORMAT,
@@ -79,8 +71,17 @@ def write_package(
         "accelerator": accelerator.model_dump(mode="json"),
         "rtl_hash": rtl_hash(accelerator),
         **(origin or {}),
-        "cycles": sum(entry["cycles"] for entry in layers),
-        "layers": layers,
+        "program": {
+            "address": program.address,
+            "memory_words": len(program.memory),
+            "instructions": len(program.steps),
+            "images": images,
+            "scores_address": program.scores.base,
+            "scores": program.classes,
+            "fraction_bits": network.fraction_bits,
+        },
+        "cycles": program.cycles(),
+        "layers": [{"name": row["name"], "bits": row["bits"], "cycles": row["model_cycles"]} for row in layers],
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())},
     }
     contents["manifest.json"] = (json.dumps(manifest, indent=2) + "\n").encode()
@@ -144,7 +145,8 @@ def _readme(policy: Policy, accelerator: Accelerator, board: Board, layers: list
         "top": TOP,
         "clock_mhz": f"{accelerator.clock_mhz:g}",
         "rows": "\n".join(
-            f"| {e['name']} | {e['weight_bits']} | {e['activation_bits']} | {e['cycles']} |" for e in layers
+            f"| {row['name']} | {'' if row['bits'] is None else row['bits']} | {row['model_cycles']:,} |"
+            for row in layers
         ),
     }
     return _template("package.md", values)
@@ -154,31 +156,30 @@ def _template(name: str, values: dict[str, str]) -> bytes:
     return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values).encode()
 
 
-def _compact(bits: tuple[int, ...]) -> int | list[int]:
-    return bits[0] if len(set(bits)) == 1 else list(bits)
-
-
 @dataclass(frozen=True)
 class PackageRun:
-    """One layer of a package, run again: its manifest entry, cycles now, 32-bit results that differ.
+    """A package, run again: cycles and class scores that differ; the simulator's seconds."""
 
-    All results count, those of padding rows, which must be 0, included.
-    """
-
-    entry: dict[str, Any]
     rtl_cycles: int
     mismatches: int
+    seconds: float
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a package whose files are all there and unchanged."""
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-        hashes = manifest["sha256"]
-        needed = [
-            f"{entry['folder']}/{image}.bin" for entry in manifest["layers"] if "folder" in entry for image in IMAGES
-        ]
-        for name in (f"rtl/{TOP}.v", *needed):
+        if manifest.get("format") != FORMAT:
+            raise InputError(
+                f"{directory} has package format {manifest.get('format')!r}, expected {FORMAT}: export it again."
+            )
+        hashes, program = manifest["sha256"], manifest["program"]
+        for name in (
+            f"rtl/{TOP}.v",
+            "program/memory.bin",
+            "program/scores.bin",
+            *(i["file"] for i in program["images"]),
+        ):
             if name not in hashes:
                 raise ValueError(f"its manifest does not list {name}")
         Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
@@ -189,45 +190,26 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{directory} is not a complete package ({error}): export it again.") from None
-    if manifest.get("format") != FORMAT:
-        raise InputError(
-            f"{directory} has package format {manifest.get('format')!r}, expected {FORMAT}: export it again."
-        )
     return manifest
 
 
-def run_package(
-    directory: Path, waves: Path | None = None, progress: Callable[[int], None] | None = None
-) -> tuple[list[PackageRun], float]:
-    """Run every program of a package on the package's own Verilog; also the simulator's seconds."""
+def run_package(directory: Path, waves: Path | None = None) -> PackageRun:
+    """Run a package's program on the package's own Verilog."""
     manifest = read_manifest(directory)
+    program = manifest["program"]
     accelerator = Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
-    runnable = [entry for entry in manifest["layers"] if "folder" in entry]
-    if not runnable:
-        raise InputError(f"{directory} has no layer to run: every kernel of its policy is pruned.")
-    jobs, expected = [], []
-    for entry in runnable:
-        program, weights, values, result = (
-            np.fromfile(directory / entry["folder"] / f"{image}.bin", dtype="<u8") for image in IMAGES
+    memory = np.fromfile(directory / "program/memory.bin", dtype="<u8")
+    for image in program["images"]:
+        memory[image["address"] : image["address"] + image["words"]] = np.fromfile(
+            directory / image["file"], dtype="<u8"
         )
-        poison = np.full(len(result), POISON, dtype=np.uint64)
-        jobs.append(
-            Job(
-                np.concatenate([program, weights, values, poison]),
-                entry["program_address"],
-                entry["expected_address"],
-                len(result),
-                cycle_limit=4 * entry["cycles"] + 100_000,
-            )
-        )
-        expected.append(result)
+    expected = np.fromfile(directory / "program/scores.bin", dtype="<i2")
+    words = -(-len(expected) // VALUE_LANES)
+    job = Job(memory, program["address"], program["scores_address"], words, 4 * manifest["cycles"] + 100_000)
     verilog = (directory / "rtl" / f"{TOP}.v").read_text(encoding="utf-8")
-    simulated = simulate_jobs(jobs, accelerator, waves=waves, progress=progress, verilog=verilog)
-    for entry, outcome in zip(runnable, simulated.outcomes, strict=True):
-        if outcome.error:
-            raise MachineError(f"layer {entry['name']!r} stopped with error code {outcome.error}")
-    runs = [
-        PackageRun(entry, outcome.cycles, int((outcome.results.view("<i4") != want.view("<i4")).sum()))
-        for entry, outcome, want in zip(runnable, simulated.outcomes, expected, strict=True)
-    ]
-    return runs, simulated.seconds
+    simulated = simulate_jobs([job], accelerator, waves=waves, verilog=verilog)
+    outcome = simulated.outcomes[0]
+    if outcome.error:
+        raise MachineError(f"the package's program stopped with error code {outcome.error}")
+    wrong = int((outcome.results.view("<i2")[: len(expected)] != expected).sum())
+    return PackageRun(outcome.cycles, wrong, simulated.seconds)

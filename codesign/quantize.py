@@ -31,6 +31,13 @@ class Calibration:
         The float network.
     images:
         Normalised images ``(N, C, H, W)``; about 100 are enough.
+
+    Attributes
+    ----------
+    largest_value:
+        The largest magnitude anywhere in the float network, the images included.
+    moments:
+        Mean and standard deviation of every layer's output channels, ``(M,)`` each, by the layer's name.
     """
 
     def __init__(self, traced: Traced, images: torch.Tensor) -> None:
@@ -38,7 +45,7 @@ class Calibration:
         with torch.no_grad():
             recorder.run(images)
         self.images = images
-        self.largest_input = float(images.abs().max())
+        self.largest_value = recorder.largest
         self.moments = recorder.moments
         self._signed = {layer.name: layer.signed_activations for layer in traced.layers}
         self._samples = recorder.samples
@@ -59,13 +66,21 @@ def _moments(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class _Recorder(fx.Interpreter):
-    """Keeps every layer's output moments and random values of its input (always the same ones) with the extremes."""
+    """Keeps every layer's output moments, random values of its input (always the same ones) with the extremes, and the
+    largest magnitude of all nodes."""
 
     def __init__(self, traced: Traced) -> None:
         super().__init__(traced.graph_module)
         self.names = {layer.name for layer in traced.layers}
         self.samples: dict[str, torch.Tensor] = {}
         self.moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.largest = 0.0
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, float(result.abs().max()))
+        return result
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         outputs = super().call_module(target, args, kwargs)
@@ -142,12 +157,12 @@ class QuantizedLayer(nn.Module):
         weight = fake_quantize_weights(self.weight, self.weight_scales, self.weight_bits)
         if layer.kind == "linear":
             return F.linear(x, weight, self.bias)
-        return F.conv2d(x, weight, self.bias, layer.stride, layer.padding, groups=layer.groups)
+        return F.conv2d(x, weight, self.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def integer_weights(self) -> torch.Tensor:
-        """int64, ``(M, C / groups, kernel rows, kernel columns)``; a linear layer's kernel is 1x1."""
+        """int64, ``(M, C / groups, kernel rows, kernel columns)``."""
         integers = quantize_weights(self.weight, self.weight_scales, self.weight_bits)
-        return integers.reshape(*integers.shape[:2], *self.layer.kernel)
+        return integers.reshape(len(integers), -1, *self.layer.kernel)
 
 
 class QuantizedNetwork(nn.Module):
@@ -162,6 +177,13 @@ class QuantizedNetwork(nn.Module):
     calibration:
         Made from the same traced network.
 
+    Attributes
+    ----------
+    largest_value:
+        The calibration's, from which the machine's values take their range.
+    layers:
+        Quantized layers by name, in network order.
+
     Raises
     ------
     InputError
@@ -172,7 +194,7 @@ class QuantizedNetwork(nn.Module):
         super().__init__()
         policy.check(policy.network, traced.layers)
         self.policy = policy
-        self.largest_input = calibration.largest_input
+        self.largest_value = calibration.largest_value
         self.graph_module = deepcopy(traced.graph_module)
         self.layers: dict[str, QuantizedLayer] = {}
         for layer, entry in zip(traced.layers, policy.layers, strict=True):

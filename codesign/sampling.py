@@ -12,31 +12,42 @@ from hardware.schedule import schedule
 def random_operands(rng: np.random.Generator, accelerator: Accelerator, number: int) -> Operands:
     """One random layer that fits the accelerator, with uniformly random integers.
 
-    Half are convolutions (kernel 1 to 5, stride 1 to 3, padding 0 to 2, one or two images), half are fully
-    connected, and half of those have dot products so long that the weights do not stay in their buffer. M, K and N
-    fall anywhere, so most are no multiples of the array. Bits are 1 to 8 for each operand, signed or unsigned. A
-    draw that the buffers cannot hold is drawn again.
+    Half are convolutions (kernel 1 to 5, stride 1 to 3, padding 0 to 2, dilation 1 to 3, one or two images, a third of
+    them in channel groups), half are fully connected, and half of those have dot products so long that the weights do
+    not stay in their buffer. M, K and N fall anywhere, so most are no multiples of the array. Bits are 1 to 8 for each
+    operand, signed or unsigned, weights bipolar in one of four layers; in another of four every kernel has a width of
+    its own, 0 (pruned) among them. A draw that the machine cannot hold is drawn again.
     """
     while True:
         weight_bits, activation_bits = (int(b) for b in rng.integers(1, 9, size=2))
         layer = _random_layer(rng, accelerator, f"sample{number}", weight_bits)
-        signed_weights = bool(rng.integers(2))
+        signed_weights, special = bool(rng.integers(2)), rng.integers(4)
+        bipolar, kernel_wise = special == 0, special == 1
+        widths = np.full(layer.out_channels, weight_bits)
+        if kernel_wise:
+            widths = rng.integers(0, weight_bits + 1, size=layer.out_channels)
         try:
-            schedule(layer, weight_bits, activation_bits, accelerator)
+            passes = schedule(
+                layer, tuple(map(int, widths)), activation_bits, accelerator, signed_weights, bool(bipolar)
+            ).passes
         except InputError:
             continue
+        if not passes:
+            continue
+        shape = (layer.in_channels // layer.groups, *layer.kernel)
         return Operands(
             layer=layer,
-            weights=_integers(rng, (layer.out_channels, layer.in_channels, *layer.kernel), weight_bits, signed_weights),
+            weights=np.stack([_integers(rng, shape, int(bits), signed_weights) for bits in widths]),
             activations=_integers(
                 rng,
                 (layer.images, layer.in_channels, layer.in_height, layer.in_width),
                 activation_bits,
                 layer.signed_activations,
             ),
-            weight_bits=(weight_bits,) * layer.out_channels,
+            weight_bits=tuple(map(int, widths)),
             activation_bits=activation_bits,
             signed_weights=signed_weights,
+            bipolar=bool(bipolar),
         )
 
 
@@ -68,22 +79,33 @@ def _random_layer(rng: np.random.Generator, accelerator: Accelerator, name: str,
     while True:
         height, width, rows, columns = (int(v) for v in (*rng.integers(2, 11, size=2), *rng.integers(1, 6, size=2)))
         padding = (int(rng.integers(0, 3)), int(rng.integers(0, 3)))
-        if rows <= height + 2 * padding[0] and columns <= width + 2 * padding[1]:
+        dilation = (int(rng.integers(1, 4)), int(rng.integers(1, 4))) if rng.integers(4) == 0 else (1, 1)
+        spans = dilation[0] * (rows - 1) + 1, dilation[1] * (columns - 1) + 1
+        if spans[0] <= height + 2 * padding[0] and spans[1] <= width + 2 * padding[1]:
+            in_channels = int(rng.integers(1, 2 * array.dk + 40))
+            groups = int(rng.integers(1, in_channels + 1)) if rng.integers(3) == 0 else 1
+            if groups > 1:  # so many channels and kernels per group that both fit
+                in_channels = max(1, in_channels // groups) * groups
+                out_channels = int(rng.integers(1, 3)) * groups
             return Layer(
                 name,
                 "conv",
-                in_channels=int(rng.integers(1, 2 * array.dk + 40)),
+                in_channels=in_channels,
                 out_channels=out_channels,
                 in_height=height,
                 in_width=width,
                 kernel=(rows, columns),
                 stride=(int(rng.integers(1, 4)), int(rng.integers(1, 4))),
                 padding=padding,
+                groups=groups,
                 images=int(rng.integers(1, 3)),
                 signed_activations=signed,
+                dilation=dilation,
             )
 
 
 def _integers(rng: np.random.Generator, shape: tuple[int, ...], bits: int, signed: bool) -> np.ndarray:
+    if bits == 0:
+        return np.zeros(shape, dtype=np.int64)
     low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if signed else (0, 1 << bits)
     return rng.integers(low, high, size=shape, dtype=np.int64)

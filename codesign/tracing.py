@@ -122,8 +122,8 @@ def _replace(node: fx.Node, op: str, target: Any, inputs: list[fx.Node]) -> None
     node.graph.erase_node(node)
 
 
-def _kind(node: fx.Node, graph_module: fx.GraphModule) -> str:
-    """What a node does; InputError where that is not supported."""
+def node_kind(node: fx.Node, graph_module: fx.GraphModule) -> str:
+    """What a node of a traced graph does: a word of `_KINDS`, or its ``op``; InputError where that is not supported."""
     if node.op in ("placeholder", "output"):
         return node.op
     key: Any = type(graph_module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
@@ -136,7 +136,7 @@ def _simplify(graph_module: fx.GraphModule) -> None:
     """Drop what does nothing in evaluation, and write relu and addition in one way, not in place."""
     used: set[Any] = set()
     for node in list(graph_module.graph.nodes):
-        kind, inputs = _kind(node, graph_module), node.all_input_nodes
+        kind, inputs = node_kind(node, graph_module), node.all_input_nodes
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if kind in ("layer", "batch norm"):
             if node.target in used:
@@ -161,7 +161,7 @@ def _fold_batch_norm(graph_module: fx.GraphModule) -> None:
     """Put batch norm's scale and shift into the layer before it, and give every layer a bias."""
     layers: dict[fx.Node, Any] = {}
     for node in list(graph_module.graph.nodes):
-        kind = _kind(node, graph_module)
+        kind = node_kind(node, graph_module)
         module: Any = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if kind == "layer":
             layers[node] = module
@@ -197,9 +197,10 @@ class _Walk(fx.Interpreter):
         self.layers: list[Layer] = []
         self.pools: dict[fx.Node, nn.AvgPool2d] = {}
         self.signed: dict[fx.Node, bool] = {}
+        self.shapes: dict[fx.Node, tuple[int, int, int]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        kind = _kind(n, self.graph_module)
+        kind = node_kind(n, self.graph_module)
         result = super().run_node(n)
         if isinstance(result, torch.Size | int):
             return result  # a size, on its way into a reshape or a pool
@@ -207,6 +208,7 @@ class _Walk(fx.Interpreter):
             made = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
             raise _refuse(n, f"it makes {made} of {_IMAGES} images; expected one tensor, its first axis the images")
         args, kwargs = self.fetch_args_kwargs_from_env(n)
+        self.shapes[n] = self._shape(n, kind, result)
         if kind == "layer":
             self._note_layer(n, args[0])
         elif kind in ("average pool", "global average pool"):
@@ -225,6 +227,15 @@ class _Walk(fx.Interpreter):
             raise _refuse(n, f"the scores have shape {tuple(result.shape)}, expected (images, classes)")
         self.signed[n] = self._is_signed(n, kind)
         return result
+
+    def _shape(self, node: fx.Node, kind: str, result: torch.Tensor) -> tuple[int, int, int]:
+        """``(channels, height, width)`` as which one image's values lie in memory: flattening moves nothing."""
+        if result.ndim == 4:
+            return result.shape[1], result.shape[2], result.shape[3]
+        before = {self.shapes[one] for one in node.all_input_nodes if one in self.shapes}
+        if kind in ("flatten", "relu", "add") and len(before) == 1:
+            return before.pop()
+        return result[0].numel(), 1, 1
 
     def _is_signed(self, node: fx.Node, kind: str) -> bool:
         if kind == "placeholder":
@@ -254,12 +265,20 @@ class _Walk(fx.Interpreter):
                 raise _refuse(
                     node, f"a linear layer needs (images, features), not {tuple(images.shape)}: flatten first"
                 )
-            layer = Layer(name, "linear", module.in_features, module.out_features, signed_activations=signed)
+            channels, height, width = self.shapes[node.all_input_nodes[0]]
+            layer = Layer(
+                name,
+                "linear",
+                channels,
+                module.out_features,
+                height,
+                width,
+                kernel=(height, width),
+                signed_activations=signed,
+            )
         else:
             if isinstance(module.padding, str) or module.padding_mode != "zeros":
                 raise _refuse(node, f"padding must be a number of zero pixels, not {module.padding!r}")
-            if set(module.dilation) != {1}:
-                raise _refuse(node, f"dilation {module.dilation} is not supported; only 1 is")
             layer = Layer(
                 name,
                 "conv",
@@ -272,5 +291,6 @@ class _Walk(fx.Interpreter):
                 padding=module.padding,
                 groups=module.groups,
                 signed_activations=signed,
+                dilation=module.dilation,
             )
         self.layers.append(layer)

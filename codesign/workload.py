@@ -1,12 +1,13 @@
 """What a command works on: a network traced to layers, its weights, its data, its policy."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from codesign.checkpoint import save_tensors
-from codesign.data import Data, image_format, load_data
+from codesign.data import Data, data_names, image_format, load_data
 from codesign.networks import create_network, default_data, load_weights
 from codesign.quantize import Calibration, QuantizedNetwork
 from codesign.tracing import Traced, trace
@@ -14,9 +15,11 @@ from codesign.training import calibrate
 from hardware.errors import InputError
 from policies.policy import Policy
 
-QUANTIZED = "codesign-quantized-1"
+QUANTIZED = "codesign-quantized-2"
 """Marks a file of `save_quantized`."""
 RANDOM_IMAGES = 64
+RANDOM_PIXELS = 2**20
+"""Random images that a network is calibrated on: so many, or as many as have so many pixels (channels count)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,8 @@ class Workload:
     def calibration(self) -> Calibration:
         """What activation scales are chosen from: the network on training images, or on random ones."""
         if self.data is None:
-            return Calibration(self.traced, self._random_images(RANDOM_IMAGES, self.seed))
+            count = min(RANDOM_IMAGES, max(1, RANDOM_PIXELS // math.prod(self.input_shape)))
+            return Calibration(self.traced, self._random_images(count, self.seed))
         return calibrate(self.traced, self.data)
 
     def _random_images(self, count: int, seed: int) -> torch.Tensor:
@@ -69,8 +73,8 @@ def load_workload(
     network:
         Built-in name or ``package.module:callable``.
     data:
-        Name of the data set; by default the built-in network's own, which is loaded only with ``weights``. Anybody's
-        own network needs one, because it says how large an image is.
+        Name of the data set; by default the built-in network's own, which is loaded only with ``weights``, and only if
+        it is more than an image format. Anybody's own network needs one, because it says how large an image is.
     weights:
         State dict; without it the weights are random, from ``seed``. A file of `save_quantized` is left to
         `quantized_network`.
@@ -90,7 +94,7 @@ def load_workload(
         raise InputError(
             f"{weights} holds a network quantized under a policy: pass float weights, such as its float.pt."
         )
-    loaded = load_data(chosen) if data or weights else None
+    loaded = load_data(chosen) if data or (weights and chosen in data_names()) else None
     traced = trace(module, shape, signed)
     if loaded is not None:
         scores = traced.graph_module(torch.zeros(1, *shape)).shape[-1]
@@ -115,7 +119,7 @@ def quantized_network(workload: Workload, policy: Policy, weights: Path | None) 
             raise InputError(
                 f"{weights} does not hold this network's tensors: let `codesign search` write it."
             ) from None
-        quantized.largest_input = saved["largest_input"]
+        quantized.largest_value = saved["largest_value"]
     return quantized.eval()
 
 
@@ -124,7 +128,7 @@ def save_quantized(quantized: QuantizedNetwork, path: Path) -> None:
     content = {
         "format": QUANTIZED,
         "policy": quantized.policy.as_yaml(),
-        "largest_input": quantized.largest_input,
+        "largest_value": quantized.largest_value,
         "state": quantized.state_dict(),
     }
     save_tensors(content, path)
@@ -136,9 +140,12 @@ def _read_quantized(path: Path) -> dict | None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # missing, damaged or of another kind: load_weights says which
         return None
-    if not isinstance(content, dict) or content.get("format") != QUANTIZED:
+    marker = content.get("format") if isinstance(content, dict) else None
+    if isinstance(marker, str) and marker.startswith(QUANTIZED.rstrip("0123456789")) and marker != QUANTIZED:
+        raise InputError(f"{path} is a {marker} file, expected {QUANTIZED}: let `codesign search` write it again.")
+    if marker != QUANTIZED:
         return None
-    return content if {"policy", "largest_input", "state"} <= content.keys() else None
+    return content if {"policy", "largest_value", "state"} <= content.keys() else None
 
 
 def choose_policy(workload: Workload, policy: Path | None, bits: tuple[int, int] | None) -> Policy:

@@ -14,8 +14,8 @@ class Array(Specification):
     bit plane over ``dk`` positions: ``dm * dk * dn`` binary multiply-accumulates.
     """
 
-    dm: Annotated[int, Field(ge=2, le=64, multiple_of=2)]
-    """Rows (output channels) at a time. Even, because two 32-bit results share a memory word."""
+    dm: Annotated[int, Field(ge=2, le=64)]
+    """Rows (output channels) at a time: a power of two, because their bits fill a part of a memory word."""
     dk: Annotated[int, Field(ge=64, le=512)]
     """Bits of a dot product per cycle: 64, 128, 256 or 512."""
     dn: Annotated[int, Field(ge=1, le=64)]
@@ -25,20 +25,37 @@ class Array(Specification):
     def _power_of_two(self) -> Self:
         if self.dk & (self.dk - 1):
             raise ValueError("dk must be a power of two, 64 to 512")
+        if self.dm & (self.dm - 1):
+            raise ValueError("dm must be a power of two, 2 to 64")
         return self
 
 
 class Buffers(Specification):
-    """On-chip operand buffers. One entry is ``dk`` bits of every row (left) or every column (right)."""
+    """On-chip buffers; depths are powers of two, because buffers are rings whose addresses wrap.
+
+    One operand entry is ``dk`` bits of every row (left) or every column (right).
+    """
 
     lhs_entries: Annotated[int, Field(ge=16, le=32768)]
     """Weight buffer depth in entries; size ``lhs_entries * dm * dk`` bits."""
     rhs_entries: Annotated[int, Field(ge=16, le=32768)]
     """Activation buffer depth in entries; size ``rhs_entries * dn * dk`` bits."""
+    plane_words: Annotated[int, Field(ge=16, le=8192)] = 512
+    """Depth of the buffer that gathers output bit planes, in words of each of the 8 planes."""
+
+    @model_validator(mode="after")
+    def _powers_of_two(self) -> Self:
+        for name, depth in self:
+            if depth & (depth - 1):
+                raise ValueError(f"{name} must be a power of two")
+        return self
 
 
 class Memory(Specification):
-    """The memory behind the one 64-bit port; reads and writes have a channel each, as on AXI."""
+    """The memory behind the 64-bit ports; reads and writes have a channel each, as on AXI."""
+
+    ports: Literal[1, 2, 4] = 1
+    """Ports that read; each feeds its own rows and columns. The first one also writes."""
 
     latency: Annotated[int, Field(ge=0, le=1000)]
     """Cycles added between an accepted read and its first word. 0: the word comes in the next cycle."""
@@ -58,6 +75,12 @@ class Accelerator(Specification):
     """Clock that turns cycles into seconds. Assumed, not measured, until `codesign synth` exists."""
     device: str
     """The FPGA it is meant for."""
+
+    @model_validator(mode="after")
+    def _ports_divide_array(self) -> Self:
+        if self.array.dm % self.memory.ports or self.array.dn % self.memory.ports:
+            raise ValueError(f"memory.ports ({self.memory.ports}) must divide array.dm and array.dn")
+        return self
 
     @property
     def peak_binary_macs(self) -> int:

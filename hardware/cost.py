@@ -10,7 +10,10 @@ from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.instruction import INSTRUCTION_WORDS
 from hardware.layer import Layer
-from hardware.schedule import MAX_BITS, Schedule, schedule
+from hardware.schedule import MAX_BITS, Output, Pass, Schedule, schedule
+
+PRICED_OUTPUT = Output(plane_bits=MAX_BITS)
+"""What a priced layer writes: the widest activations, whatever the next layer wants, so that layers add up."""
 
 
 def cost_table(layers: Sequence[Layer], accelerator: Accelerator) -> np.ndarray:
@@ -37,7 +40,7 @@ def _layer_table(layer: Layer, accelerator: Accelerator) -> np.ndarray:
     for w in range(1, MAX_BITS + 1):
         for a in range(1, MAX_BITS + 1):
             try:
-                table[w - 1, a - 1] = layer_cycles(schedule(layer, w, a, accelerator))
+                table[w - 1, a - 1] = layer_cycles(schedule(layer, w, a, accelerator, output=PRICED_OUTPUT))
             except InputError as error:
                 refusal = error
     if refusal and np.isinf(table).all():
@@ -49,17 +52,25 @@ def _layer_table(layer: Layer, accelerator: Accelerator) -> np.ndarray:
 class Events:
     """What happens while a layer runs, counted from its schedule; the energy model's input."""
 
-    plane_products: int
+    plane_products: int = 0
     """Array steps times dm * dn * dk: binary multiply-accumulates, padding included."""
-    array_steps: int
-    words_read: int
+    useful_products: int = 0
+    """Those of a weight and an activation of a window, each weight as wide as its row tile."""
+    array_steps: int = 0
+    """Steps that multiply."""
+    idle_steps: int = 0
+    """Steps of the array that do not: a row tile's constants, and tiles of pruned kernels."""
+    vector_steps: int = 0
+    words_read: int = 0
     """64-bit words fetched from memory, the instruction included."""
-    words_written: int
-    """64-bit result words."""
-    buffer_reads: int
+    words_written: int = 0
+    """64-bit words of sums, values (where dm < 4 each word is written in parts) and bit planes."""
+    buffer_reads: int = 0
     """``dk``-bit entries read from all row and column memories."""
-    buffer_writes: int
+    buffer_writes: int = 0
     """64-bit words written into them."""
+    requantized: int = 0
+    """Output pixels times row tiles whose dm sums become values or activations."""
 
     def __add__(self, other: "Events") -> "Events":
         return Events(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
@@ -67,22 +78,56 @@ class Events:
 
 def count_events(plan: Schedule) -> Events:
     """Events of all passes of a layer."""
-    array = plan.accelerator.array
-    total = Events(0, 0, 0, 0, 0, 0)
-    for work in plan.passes:
-        tiles = work.row_tiles * work.column_tiles
-        groups = -(-work.column_tiles // work.group_tiles)
-        columns = (work.column_tiles - 1) * work.dn + work.last_columns
-        operand_words = (
-            work.lhs_tile_words * work.row_tiles * (1 if work.lhs_resident else groups) + columns * work.column_words
-        )
-        steps = tiles * work.steps
-        total += Events(
-            plane_products=steps * array.dm * array.dn * array.dk,
-            array_steps=steps,
-            words_read=operand_words + INSTRUCTION_WORDS,
-            words_written=work.row_tiles * columns * work.dm // 2,
-            buffer_reads=steps * (array.dm + array.dn),
-            buffer_writes=operand_words,
-        )
-    return total
+    return sum((pass_events(work, plan.layer) for work in plan.passes), Events())
+
+
+def pass_events(work: Pass, layer: Layer) -> Events:
+    """Events of one instruction, of a layer's pass or of a vector pass over a layer's windows."""
+    read = _words_read(work)
+    outputs = work.row_tiles * layer.pixels
+    planes = layer.pixels * work.plane_words * work.output.plane_bits
+    moved = Events(
+        words_read=INSTRUCTION_WORDS + read,
+        words_written=outputs * work.result_words + planes,
+        buffer_writes=read,
+        requantized=outputs * work.output.requantized,
+    )
+    return moved + (_array_events(work, layer) if work.operation == "matrix" else _vector_events(work, layer))
+
+
+def _groups(work: Pass) -> int:
+    """Times that the row tiles run."""
+    return -(-work.column_tiles // work.group_tiles)
+
+
+def _words_read(work: Pass) -> int:
+    row_tiles = sum(tiles * work.lhs_tile_words(bits) for bits, tiles in work.segments)
+    if work.operation != "matrix":
+        row_tiles = 0
+    # A port without a valid column fetches one all the same.
+    columns = (work.column_tiles - 1) * work.dn + max(work.last_columns, work.ports)
+    return row_tiles * (1 if work.lhs_resident else _groups(work)) + columns * work.column_words
+
+
+def _array_events(work: Pass, layer: Layer) -> Events:
+    array_steps = idle_steps = useful = start = 0
+    for bits, tiles in work.segments:
+        array_steps += tiles * work.column_tiles * work.steps(bits)
+        if not bits:  # but for the constants' own, every tile takes one step
+            idle_steps += tiles * (work.column_tiles - _groups(work))
+        kernels = len(work.kernels[start : start + tiles * work.dm])
+        useful += kernels * bits * work.activation_bits * layer.reduction * layer.pixels
+        start += tiles * work.dm
+    constants = work.row_tiles * _groups(work) * work.output.requantized
+    return Events(
+        plane_products=array_steps * work.dm * work.dn * 64 * work.lanes,
+        useful_products=useful,
+        array_steps=array_steps,
+        idle_steps=idle_steps + constants,
+        buffer_reads=array_steps * (work.dm + work.dn) + constants * work.dm,
+    )
+
+
+def _vector_events(work: Pass, layer: Layer) -> Events:
+    steps = layer.pixels * work.row_tiles * work.steps(0)
+    return Events(vector_steps=steps, buffer_reads=steps * work.dn)

@@ -15,7 +15,8 @@ class Layer:
     name:
         The module's path in the network, for example ``layer1.0.conv1``.
     kind:
-        ``conv`` or ``linear``. A linear layer is a 1x1 convolution over a 1x1 image.
+        ``conv`` or ``linear``. A linear layer is a convolution whose kernel is as large as its image: 1x1, or what was
+        flattened before it.
     in_channels, out_channels:
         Channels (features) in and out. ``out_channels`` is M.
     in_height, in_width:
@@ -28,6 +29,8 @@ class Layer:
         Images processed by one run of the layer (the batch).
     signed_activations:
         True where the layer's input can be negative (the network's input, for example).
+    dilation:
+        ``(vertical, horizontal)`` pixels from one kernel tap to the next.
     """
 
     name: str
@@ -42,24 +45,27 @@ class Layer:
     groups: int = 1
     images: int = 1
     signed_activations: bool = False
+    dilation: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         sizes = (self.in_channels, self.out_channels, self.in_height, self.in_width, self.groups, self.images)
-        if min(*sizes, *self.kernel, *self.stride) < 1 or min(self.padding) < 0:
+        if min(*sizes, *self.kernel, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
             raise InputError(
-                f"layer {self.name!r} needs channels, sizes, kernel, stride, groups and images of at least 1 "
-                f"and padding of at least 0, got {self}."
+                f"layer {self.name!r} needs channels, sizes, kernel, stride, dilation, groups and images of "
+                f"at least 1 and padding of at least 0, got {self}."
             )
 
     @property
     def out_height(self) -> int:
         """Output rows."""
-        return (self.in_height + 2 * self.padding[0] - self.kernel[0]) // self.stride[0] + 1
+        window = self.dilation[0] * (self.kernel[0] - 1) + 1
+        return (self.in_height + 2 * self.padding[0] - window) // self.stride[0] + 1
 
     @property
     def out_width(self) -> int:
         """Output columns."""
-        return (self.in_width + 2 * self.padding[1] - self.kernel[1]) // self.stride[1] + 1
+        window = self.dilation[1] * (self.kernel[1] - 1) + 1
+        return (self.in_width + 2 * self.padding[1] - window) // self.stride[1] + 1
 
     @property
     def reduction(self) -> int:

@@ -25,6 +25,8 @@ class Operands:
         Width of the activations.
     signed_weights:
         Two's complement weights; unsigned otherwise. Whether activations are signed is the layer's property.
+    bipolar:
+        The layer's true weights are ``2 * weights + 1``: mid-rise levels (+-1/2, +-3/2, ...) in units of a half.
     """
 
     layer: Layer
@@ -33,3 +35,4 @@ class Operands:
     weight_bits: tuple[int, ...]
     activation_bits: int
     signed_weights: bool = True
+    bipolar: bool = False

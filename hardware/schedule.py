@@ -2,101 +2,179 @@
 
 A layer is M x K weights times K x N activation windows. Weights (left-hand side) are cut in row tiles of
 ``dm`` kernels, activations (right-hand side) in column tiles of ``dn`` output pixels. Both buffers are
-rings of tile slots. The loop nest is::
+rings of entries. The loop nest of a matrix pass is::
 
     for group in column tiles, group_tiles at a time:      fetch order within a group:
         for row tile:                                          row tile 0,
             for column tile in group:                          every column tile of the group,
                 for diagonal, plane pair, chunk: one step      row tiles 1, 2, ...
-                write dm x dn results
+                requantize dm x dn sums
 
-A column tile stays in its slot for all row tiles. Row tiles stream past, or, when all fit at once, stay
-resident and are fetched only for the first group. Fetch waits for a free slot, execute waits for a ready
-tile and, before its last step, for free result registers: no other synchronization exists.
+A column tile stays in its buffer for all row tiles. Row tiles stream past, or, when all fit at once, stay resident
+and are fetched only for the first group. A row tile runs at its own weight width (kernel-wise bits, AutoQ, arXiv
+1902.05690): kernels are sorted by width, so that equal ones share a tile. With its last entry a row tile brings its
+kernels' requantization constants, which one more step reads once per group.
+
+A vector pass (pooling, addition, conversion) has no weights: it adds up, or takes the maximum of, windows of values,
+``dm`` channels after another.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from hardware.accelerator import Accelerator
 from hardware.errors import InputError
+from hardware.instruction import SEGMENTS, VALUE_LANES
 from hardware.layer import Layer
 
 MAX_BITS = 8
 """Widest operand."""
 LARGEST_RESULT = 2**31 - 1
+LARGEST_WINDOW = 1024
+"""Values that a vector pass adds up: their totals have 26 bits (`rtl.vector.TOTAL_BITS`)."""
+RESIDENT_GROUP = 8
+"""Column tiles per group where weights are resident: enough to hide the constants' step, few enough to start soon."""
+PLANE_SLOTS_BEYOND_GROUP = 2
+"""Column tiles whose planes may still be on their way to memory while the next group's come."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What becomes of a pass's sums: raw sums, or values and bit planes of the next layer's activations."""
+
+    sums: bool = False
+    values: bool = False
+    plane_bits: int = 0
+
+    @property
+    def requantized(self) -> bool:
+        """Whether kernels bring constants."""
+        return not self.sums
+
+
+RAW_SUMS = Output(sums=True)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Kernels of one width run through the machine: what one instruction says, without addresses.
+    """One instruction's work, without addresses.
 
     Units: a *word* is 64 memory bits, an *entry* one ``dk``-bit buffer row, a *tile* ``dm`` kernels or ``dn`` pixels.
     """
 
+    operation: Literal["matrix", "sum", "maximum"]
     kernels: tuple[int, ...]
     """Output channels of this pass, in the order in which they lie in the row tiles."""
-    weight_bits: int
+    segments: tuple[tuple[int, int], ...]
+    """(weight bits, row tiles) in the order in which they run. A vector pass's row tiles are groups of channels."""
     activation_bits: int
     signed_weights: bool
     signed_activations: bool
+    bipolar: bool
     chunks: int
-    """Entries per bit plane of one dot product."""
-    row_tiles: int
+    """Entries per bit plane of one window."""
     column_tiles: int
     last_columns: int
     """Valid columns of the last column tile."""
     group_tiles: int
     """Column tiles resident together."""
-    lhs_slots: int
-    rhs_slots: int
     lhs_resident: bool
-    channel_words: int
-    """Words of one bit plane of one input pixel: ceil(C / 64)."""
-    kernel_rows: int
-    kernel_columns: int
+    channel_words: tuple[int, int]
+    """First and behind the last word of a pixel's channels (of one bit plane, or of values) that this pass reads."""
+    kernel: tuple[int, int]
+    dense_rows: bool
+    """Whether one kernel row is one run of contiguous words."""
+    output: Output
     dm: int
     dn: int
     lanes: int
+    ports: int
+    lhs_depth: int
+    rhs_depth: int
 
     @property
-    def lhs_tile_entries(self) -> int:
-        """Entries of one row tile in each row's memory."""
-        return self.weight_bits * self.chunks
+    def row_tiles(self) -> int:
+        """Row tiles of all widths."""
+        return sum(tiles for _, tiles in self.segments)
+
+    @property
+    def pixel_words(self) -> int:
+        """Words of one bit plane (or the values) of one input pixel that are read."""
+        return self.channel_words[1] - self.channel_words[0]
+
+    @property
+    def taps(self) -> int:
+        """Pixels of a window."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def window_words(self) -> int:
+        """Words of one bit plane of one window."""
+        return self.taps * self.pixel_words
+
+    def lhs_tile_entries(self, bits: int) -> int:
+        """Entries of one row tile of a width in each row's memory."""
+        return bits * self.chunks + self.output.requantized
 
     @property
     def rhs_tile_entries(self) -> int:
         """Entries of one column tile in each column's memory."""
         return self.activation_bits * self.chunks
 
+    def lhs_tile_words(self, bits: int) -> int:
+        """Memory words of one row tile of a width."""
+        return self.dm * self.lhs_tile_entries(bits) * self.lanes
+
     @property
-    def lhs_tile_words(self) -> int:
-        """Memory words of one row tile."""
-        return self.dm * self.lhs_tile_entries * self.lanes
+    def row_runs(self) -> int:
+        """Runs of contiguous words that make up one kernel row of one window."""
+        return 1 if self.dense_rows else self.kernel[1]
 
     @property
     def run_words(self) -> int:
-        """Contiguous memory words of one kernel row of one window."""
-        return self.kernel_columns * self.activation_bits * self.channel_words
+        """Words of one such run."""
+        return self.pixel_words * self.activation_bits * (self.kernel[1] if self.dense_rows else 1)
 
     @property
     def column_words(self) -> int:
         """Memory words of one output pixel's window."""
-        return self.kernel_rows * self.run_words
+        return self.window_words * self.activation_bits
+
+    def steps(self, bits: int) -> int:
+        """Array steps (cycles) of one dm x dn output tile at a weight width, without the step for the constants.
+
+        Vector passes: steps of one pixel's dm channels.
+        """
+        if self.operation != "matrix":
+            return self.taps * max(1, self.dm // VALUE_LANES // self.lanes)
+        return bits * self.activation_bits * self.chunks
 
     @property
-    def steps(self) -> int:
-        """Array steps (cycles) of one dm x dn output tile."""
-        return self.weight_bits * self.activation_bits * self.chunks
+    def groups(self) -> int:
+        """Groups of column tiles."""
+        return -(-self.column_tiles // self.group_tiles)
 
     def columns(self, column_tile: int) -> int:
         """Valid columns of a column tile."""
         return self.last_columns if column_tile == self.column_tiles - 1 else self.dn
 
+    @property
+    def result_words(self) -> int:
+        """Words of raw sums or of values that a row tile leaves for one pixel."""
+        if self.output.sums:
+            return self.dm // 2
+        return -(-self.dm // VALUE_LANES) if self.output.values else 0
+
+    @property
+    def plane_words(self) -> int:
+        """Words of one bit plane of one output pixel."""
+        return -(-self.row_tiles * self.dm // 64)
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """A layer at given bits on one accelerator: its passes, one after the other, one per weight width."""
+    """A layer at given bits on one accelerator: its passes, one after the other."""
 
     layer: Layer
     accelerator: Accelerator
@@ -109,18 +187,28 @@ def schedule(
     activation_bits: int,
     accelerator: Accelerator,
     signed_weights: bool = True,
+    bipolar: bool = False,
+    output: Output = RAW_SUMS,
+    order: Sequence[int] | None = None,
 ) -> Schedule:
     """Plan a layer.
 
     Parameters
     ----------
     weight_bits:
-        One width, or one per kernel (AutoQ, arXiv 1902.05690). Kernels of one width share a pass; width 0 has none.
+        One width, or one per kernel (AutoQ, arXiv 1902.05690). Pruned kernels (width 0) have no raw sums; values and
+        planes they have, because of their biases.
+    signed_weights, bipolar:
+        See `hardware.operands.Operands`.
+    output:
+        What is written.
+    order:
+        Kernels in the order in which they shall lie in the output's channels; by default sorted by width.
 
     Raises
     ------
     InputError
-        Bits out of range, grouped convolutions, a dot product too long for the buffers, or sums beyond 32 bits.
+        Bits out of range, a dot product too long for the buffers, or sums beyond 32 bits.
     """
     per_kernel = tuple(weight_bits) if isinstance(weight_bits, Iterable) else (weight_bits,) * layer.out_channels
     if len(per_kernel) != layer.out_channels or not all(b in range(MAX_BITS + 1) for b in per_kernel):
@@ -130,75 +218,206 @@ def schedule(
         )
     if activation_bits not in range(1, MAX_BITS + 1):
         raise InputError(f"layer {layer.name!r} expects activation bits 1 to {MAX_BITS}, got {activation_bits!r}.")
-    if layer.groups != 1:
-        raise InputError(
-            f"layer {layer.name!r} has {layer.groups} channel groups, but this machine runs ungrouped "
-            "convolutions only: leave grouped layers out."
-        )
     if min(layer.out_height, layer.out_width) < 1:
         raise InputError(f"layer {layer.name!r} has no output pixels: its kernel is larger than its padded input.")
+    if bipolar and layer.groups > 1:
+        raise InputError(
+            f"layer {layer.name!r} has {layer.groups} channel groups and bipolar weights, but the machine adds up a "
+            "bipolar layer's activations over all channels: give its weights one more bit instead."
+        )
     largest_sum = layer.reduction * _largest(max(per_kernel), signed_weights)
+    largest_sum = 2 * largest_sum + layer.reduction if bipolar else largest_sum
     largest_sum *= _largest(activation_bits, layer.signed_activations)
     if largest_sum > LARGEST_RESULT:
         raise InputError(
             f"layer {layer.name!r} can sum up to {largest_sum}, but the machine's results have 32 bits: "
             "use fewer bits or split the layer."
         )
+    kernels = list(order) if order is not None else sorted(range(layer.out_channels), key=lambda k: -per_kernel[k])
+    if output.sums:
+        kernels = [kernel for kernel in kernels if per_kernel[kernel]]
     passes = tuple(
-        _plan_pass(
-            layer,
-            tuple(i for i, b in enumerate(per_kernel) if b == width),
-            width,
-            activation_bits,
-            accelerator,
-            signed_weights,
-        )
-        for width in sorted(set(per_kernel), reverse=True)
-        if width > 0
+        _matrix_pass(layer, part, per_kernel, activation_bits, accelerator, (signed_weights, bipolar), output)
+        for part in _parts(layer, kernels, accelerator, output)
     )
     return Schedule(layer, accelerator, passes)
 
 
-def _plan_pass(
+def vector_passes(
+    operation: Literal["sum", "maximum"], layer: Layer, accelerator: Accelerator, output: Output
+) -> tuple[Pass, ...]:
+    """Plan a pooling, an addition or a conversion of values: in several passes where windows do not fit the buffer.
+
+    Parameters
+    ----------
+    layer:
+        Its windows; ``out_channels == in_channels``.
+
+    Raises
+    ------
+    InputError
+        A window too large even for 64 channels at a time.
+    """
+    taps = layer.kernel[0] * layer.kernel[1]
+    if taps > LARGEST_WINDOW:
+        raise InputError(
+            f"layer {layer.name!r} has windows of {taps} pixels, but the machine adds up at most "
+            f"{LARGEST_WINDOW} values: pool in two steps."
+        )
+    words, dm = value_words(layer.in_channels, accelerator), accelerator.array.dm
+    # 64 channels fill a word of a bit plane, which no two passes may share.
+    unit = 64 // VALUE_LANES if output.plane_bits else max(1, dm // VALUE_LANES)
+    room = accelerator.buffers.rhs_entries // 2 * accelerator.lanes // taps
+    if output.plane_bits:
+        room = min(room, unit * _plane_words_per_pixel(layer, accelerator))
+    part = max(unit, room // unit * unit)
+    passes = []
+    for first in range(0, words, part):
+        last = min(first + part, words)
+        channels = range(first * VALUE_LANES, min(last * VALUE_LANES, layer.out_channels))
+        passes.append(
+            _plan(
+                operation,
+                layer,
+                tuple(channels),
+                ((0, -(-len(channels) // dm)),),
+                1,
+                accelerator,
+                (False, False),
+                output,
+                (first, last),
+                (first, last) == (0, words),
+            )
+        )
+    return tuple(passes)
+
+
+def value_words(channels: int, accelerator: Accelerator) -> int:
+    """Memory words of one pixel's values."""
+    multiple = max(accelerator.array.dm, VALUE_LANES)
+    return -(-channels // multiple) * multiple // VALUE_LANES
+
+
+def _plane_words_per_pixel(layer: Layer, accelerator: Accelerator) -> int:
+    """Words of one bit plane of one pixel for which the plane buffer has room."""
+    slots, columns = 1 + PLANE_SLOTS_BEYOND_GROUP, accelerator.array.dn
+    if accelerator.buffers.plane_words < slots * columns:
+        raise InputError(
+            f"layer {layer.name!r} needs {slots * columns} plane_words for {columns} columns, but {accelerator.name} "
+            f"has {accelerator.buffers.plane_words}: give it more."
+        )
+    return accelerator.buffers.plane_words // (slots * columns)
+
+
+def _parts(layer: Layer, kernels: list[int], accelerator: Accelerator, output: Output) -> list[list[int]]:
+    """Kernels of one pass each: all, unless the planes' buffer is too small or channel groups read other words.
+
+    A part is a whole number of 64 output channels, so that no two passes write into one word.
+    """
+    if not kernels:
+        return []
+    per_part = len(kernels)
+    if output.plane_bits:
+        per_part = 64 * _plane_words_per_pixel(layer, accelerator)
+    if layer.groups > 1 and layer.in_channels > 64:
+        per_part = 64
+    return [kernels[start : start + per_part] for start in range(0, len(kernels), per_part)]
+
+
+def _matrix_pass(
     layer: Layer,
-    kernels: tuple[int, ...],
-    weight_bits: int,
+    kernels: Sequence[int],
+    per_kernel: Sequence[int],
     activation_bits: int,
     accelerator: Accelerator,
-    signed_weights: bool,
+    weight_kind: tuple[bool, bool],
+    output: Output,
 ) -> Pass:
-    array, lanes = accelerator.array, accelerator.lanes
-    channel_words = -(-layer.in_channels // 64)
-    chunks = -(-layer.kernel[0] * layer.kernel[1] * channel_words // lanes)
-    row_tiles = -(-len(kernels) // array.dm)
-    column_tiles = -(-layer.pixels // array.dn)
-    lhs_slots = _slots(layer, "weight", weight_bits, chunks, accelerator.buffers.lhs_entries)
-    rhs_slots = _slots(layer, "activation", activation_bits, chunks, accelerator.buffers.rhs_entries)
-    lhs_resident = lhs_slots >= row_tiles
-    # Resident weights leave nothing to re-use a group for. Otherwise half the ring works while the other half fills.
-    group_tiles = (
-        1 if lhs_resident else min(column_tiles, rhs_slots if rhs_slots >= column_tiles else max(1, rhs_slots // 2))
+    dm = accelerator.array.dm
+    segments: list[tuple[int, int]] = []
+    for start in range(0, len(kernels), dm):
+        bits = max(per_kernel[kernel] for kernel in kernels[start : start + dm])
+        if segments and segments[-1][0] == bits:
+            segments[-1] = (bits, segments[-1][1] + 1)
+        else:
+            segments.append((bits, 1))
+    if len(segments) > SEGMENTS:  # kernels in an order that is not by width: all row tiles at the widest
+        segments = [(max(bits for bits, _ in segments), sum(tiles for _, tiles in segments))]
+    channel_words, dense = (0, -(-layer.in_channels // 64)), layer.dilation[1] == 1
+    if layer.groups > 1:
+        inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+        first, last = min(kernels) // outputs, max(kernels) // outputs
+        read = first * inputs // 64, -(-(last + 1) * inputs // 64)
+        dense = dense and read == channel_words
+        channel_words = read
+    return _plan(
+        "matrix",
+        layer,
+        tuple(kernels),
+        tuple(segments),
+        activation_bits,
+        accelerator,
+        weight_kind,
+        output,
+        channel_words,
+        dense,
     )
+
+
+def _plan(
+    operation: Literal["matrix", "sum", "maximum"],
+    layer: Layer,
+    kernels: tuple[int, ...],
+    segments: tuple[tuple[int, int], ...],
+    activation_bits: int,
+    accelerator: Accelerator,
+    weight_kind: tuple[bool, bool],
+    output: Output,
+    channel_words: tuple[int, int],
+    dense_rows: bool,
+) -> Pass:
+    array, lanes, buffers = accelerator.array, accelerator.lanes, accelerator.buffers
+    window_words = layer.kernel[0] * layer.kernel[1] * (channel_words[1] - channel_words[0])
+    chunks = -(-window_words // lanes)
+    column_tiles = -(-layer.pixels // array.dn)
+    matrix = operation == "matrix"
+    entries = [bits * chunks + output.requantized for bits, _ in segments] if matrix else [0]
+    _check_fit(layer, "weight", max(entries), buffers.lhs_entries)
+    _check_fit(layer, "activation", activation_bits * chunks, buffers.rhs_entries)
+    row_tiles = sum(tiles for _, tiles in segments)
+    weight_entries = sum(size * tiles for size, (_, tiles) in zip(entries, segments, strict=True))
+    lhs_resident = weight_entries <= buffers.lhs_entries
+    fit = buffers.rhs_entries // (activation_bits * chunks)
+    group = column_tiles if fit >= column_tiles else max(1, fit // 2)  # half works while the other half fills
+    if lhs_resident:
+        group = min(group, RESIDENT_GROUP if matrix and output.requantized else 1)
+    if output.plane_bits:
+        slots = buffers.plane_words // (array.dn * -(-row_tiles * array.dm // 64))
+        if slots < column_tiles or group < column_tiles:  # slots are used again by the next group
+            group = min(group, max(1, slots - PLANE_SLOTS_BEYOND_GROUP))
     return Pass(
+        operation=operation,
         kernels=kernels,
-        weight_bits=weight_bits,
+        segments=segments,
         activation_bits=activation_bits,
-        signed_weights=signed_weights,
+        signed_weights=weight_kind[0],
+        bipolar=weight_kind[1],
         signed_activations=layer.signed_activations,
         chunks=chunks,
-        row_tiles=row_tiles,
         column_tiles=column_tiles,
         last_columns=layer.pixels - (column_tiles - 1) * array.dn,
-        group_tiles=group_tiles,
-        lhs_slots=lhs_slots,
-        rhs_slots=rhs_slots,
+        group_tiles=group,
         lhs_resident=lhs_resident,
         channel_words=channel_words,
-        kernel_rows=layer.kernel[0],
-        kernel_columns=layer.kernel[1],
+        kernel=layer.kernel,
+        dense_rows=dense_rows,
+        output=output,
         dm=array.dm,
         dn=array.dn,
         lanes=lanes,
+        ports=accelerator.memory.ports,
+        lhs_depth=buffers.lhs_entries,
+        rhs_depth=buffers.rhs_entries,
     )
 
 
@@ -207,10 +426,9 @@ def _largest(bits: int, signed: bool) -> int:
     return (1 << bits) - 1 if not signed else (1 << bits) // 2
 
 
-def _slots(layer: Layer, operand: str, bits: int, chunks: int, entries: int) -> int:
-    if bits * chunks > entries:
+def _check_fit(layer: Layer, operand: str, entries: int, depth: int) -> None:
+    if entries > depth:
         raise InputError(
-            f"layer {layer.name!r} needs {bits * chunks} entries for one {operand} tile at {bits} bits, but the "
-            f"{operand} buffer has {entries}: use fewer bits or an accelerator with deeper buffers."
+            f"layer {layer.name!r} needs {entries} entries for one {operand} tile, but the {operand} buffer has "
+            f"{depth}: use fewer bits or an accelerator with deeper buffers."
         )
-    return entries // (bits * chunks)

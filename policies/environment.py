@@ -221,12 +221,12 @@ def layer_features(layers: Sequence[Layer]) -> np.ndarray:
         [
             (
                 layer.groups == layer.in_channels > 1,
-                layer.in_channels,
+                layer.reduction if layer.kind == "linear" else layer.in_channels,  # features, flattened or not
                 layer.out_channels,
                 0 if layer.kind == "linear" else layer.stride[0],
                 1 if layer.kind == "linear" else layer.kernel[0],
                 layer.weight_count,
-                layer.in_height * layer.in_width,
+                1 if layer.kind == "linear" else layer.in_height * layer.in_width,
                 index,
             )
             for index, layer in enumerate(layers)

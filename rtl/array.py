@@ -1,94 +1,161 @@
 """The bit-serial array: dm x dn dot-product units over dk bits (after BISMO, arXiv 1806.08862)."""
 
-from amaranth.hdl import Module, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
-from hardware.timing import ARRAY_LATENCY
+from hardware.timing import array_latency, popcount_latency
+from rtl.interface import ACCUMULATOR_BITS
+from rtl.popcount import Popcount, add
 
-ACCUMULATOR_BITS = 32
-
-STEP = data.StructLayout({"clear": 1, "shift": 1, "negate": 1, "last": 1})
+STEP = data.StructLayout(
+    {
+        "clear": 1,
+        "shift": 1,
+        "negate": 1,
+        "last": 1,
+        "idle": 1,
+        "count": 1,
+        "column_clear": 1,
+        "column_shift": 1,
+        "column_negate": 1,
+    }
+)
 """What one step does to the accumulators.
 
 clear: start a new sum; shift: double the sum first (Horner over bit-plane diagonals, most significant first);
-negate: subtract (exactly one of the two planes is a sign plane); last: the sum is complete after this step.
+negate: subtract (exactly one of the two planes is a sign plane); last: the sum is complete after this step;
+idle: leave all accumulators as they are, whatever the other bits say, but for ``last``.
+
+count: the column counters take part, because this activation plane meets weight plane 0 and no other step of the tile
+adds it; column_clear, column_shift, column_negate: as above, for the column counters.
 """
-
-
-def popcount_tree(m: Module, bits, group: int, name: str):
-    """Set bits of ``bits`` in two registered levels: groups of ``group`` bits, then their sum.
-
-    Latency: 2 cycles. Throughput: one count per cycle.
-    """
-    partial = []
-    for start in range(0, len(bits), group):
-        count = Signal(range(group + 1), name=f"{name}_group_{start}")
-        m.d.sync += count.eq(_sum([bits[i] for i in range(start, min(start + group, len(bits)))]))
-        partial.append(count)
-    total = Signal(range(len(bits) + 1), name=f"{name}_count")
-    m.d.sync += total.eq(_sum(partial))
-    return total
-
-
-def _sum(terms):
-    """A balanced tree of adders: depth log2 of the number of terms."""
-    while len(terms) > 1:
-        terms = [sum(terms[i : i + 2]) for i in range(0, len(terms), 2)]
-    return terms[0]
 
 
 class BitSerialArray(Component):
     """Multiplies one weight bit plane by one activation bit plane per cycle and accumulates.
+
+    Bipolar weights are odd integers w = 2u + 1 (mid-rise levels, doubled): the array takes the planes of u, and
+    sum(w * a) = 2 * sum(u * a) + sum(a) is made of ``sums`` and ``column_sums``. They cost no weight bit and no step.
+
+    Parameters
+    ----------
+    dm, dk, dn:
+        Rows, bits of a vector, columns.
+    bipolar:
+        There are column counters.
+    accumulator_bits:
+        Width of the accumulators, wrapping around; the outputs are sign-extended to `ACCUMULATOR_BITS`.
 
     Members
     -------
     lhs, rhs: ``dm`` and ``dn`` vectors of ``dk`` bits, one cycle after the step they belong to (buffer read).
     step: the step's control bits, in the cycle of the buffer address.
     sums: ``dn x dm`` accumulators, index ``column * dm + row``, signed.
-    sums_valid: the sums of a step marked ``last`` are on ``sums`` in this cycle.
+    column_sums: ``dn`` sums of the activations, signed; only if ``bipolar``.
+    sums_valid: the sums of a step marked ``last`` are on ``sums`` and ``column_sums`` in this cycle.
 
-    Latency: `hardware.timing.ARRAY_LATENCY` cycles from ``step`` to ``sums``.
-    Throughput: one step per cycle.
+    Latency: `hardware.timing.array_latency` cycles from ``step`` to ``sums``.
+    Throughput: one step per cycle, the next tile's right behind a ``last`` one.
     """
 
-    def __init__(self, dm: int, dk: int, dn: int):
-        self._shape = (dm, dk, dn)
+    def __init__(self, dm: int, dk: int, dn: int, bipolar: bool = True, accumulator_bits: int = ACCUMULATOR_BITS):
+        self._shape, self._bipolar, self._bits = (dm, dk, dn), bipolar, accumulator_bits
+        sums = signed(ACCUMULATOR_BITS)
+        column_sums = {"column_sums": Out(data.ArrayLayout(sums, dn))} if bipolar else {}
         super().__init__(
             {
                 "lhs": In(data.ArrayLayout(unsigned(dk), dm)),
                 "rhs": In(data.ArrayLayout(unsigned(dk), dn)),
                 "step": In(STEP),
                 "step_valid": In(1),
-                "sums": Out(data.ArrayLayout(signed(ACCUMULATOR_BITS), dm * dn)),
+                "sums": Out(data.ArrayLayout(sums, dm * dn)),
+                **column_sums,
                 "sums_valid": Out(1),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        dm, _, dn = self._shape
-        step, valid = self.step, self.step_valid
-        for stage in range(1, ARRAY_LATENCY):  # the control bits travel beside the operands
+        dm, dk, dn = self._shape
+        steps, valid = [self.step], [self.step_valid]
+        for stage in range(1, array_latency(dk)):  # the control bits travel beside the operands
             delayed, delayed_valid = Signal(STEP, name=f"step_{stage}"), Signal(name=f"step_valid_{stage}")
-            m.d.sync += [delayed.eq(step), delayed_valid.eq(valid)]
-            step, valid = delayed, delayed_valid
-        m.d.sync += self.sums_valid.eq(valid & step.last)
+            m.d.sync += [delayed.eq(steps[-1]), delayed_valid.eq(valid[-1])]
+            steps.append(delayed)
+            valid.append(delayed_valid)
+        adding, before = steps[-1], steps[-2]
+        m.d.sync += self.sums_valid.eq(valid[-1] & adding.last)
 
+        # Memories are slow to read and every bit goes to a whole row or column of units: a register of its own.
+        lhs, rhs, lhs_again, rhs_again = (
+            [Signal(dk, name=f"{name}_{i}") for i in range(count)]
+            for name, count in (("lhs_now", dm), ("rhs_now", dn), ("lhs_again", dm), ("rhs_again", dn))
+        )
+        for now, again, vectors in ((lhs, lhs_again, self.lhs), (rhs, rhs_again, self.rhs)):
+            for i, vector in enumerate(vectors):
+                m.d.sync += [now[i].eq(vector), again[i].eq(now[i])]
+
+        # Registers: a whole array of accumulators hangs on each.
+        takes_part, column_takes_part = Signal(), Signal()
+        m.d.sync += takes_part.eq(valid[-2] & ~before.idle)
+        m.d.sync += column_takes_part.eq(valid[-2] & ~before.idle & before.count)
+        stages = popcount_latency(dk)
         for column in range(dn):
             for row in range(dm):
                 unit = f"unit_{row}_{column}"
-                count = popcount_tree(m, self.lhs[row] & self.rhs[column], 8, unit)
-                total = Signal(signed(ACCUMULATOR_BITS), name=f"{unit}_sum")
-                base = Signal(signed(ACCUMULATOR_BITS), name=f"{unit}_base")
-                with m.If(~step.clear):
-                    m.d.comb += base.eq(total)
-                    with m.If(step.shift):
-                        m.d.comb += base.eq(total << 1)
-                with m.If(valid):
-                    with m.If(step.negate):
-                        m.d.sync += total.eq(base - count)
-                    with m.Else():
-                        m.d.sync += total.eq(base + count)
+                m.submodules[unit] = popcount = Popcount(dk, stages)
+                m.d.comb += [
+                    popcount.left.eq(lhs[row]),
+                    popcount.right.eq(rhs[column]),
+                    popcount.left_again.eq(lhs_again[row]),
+                    popcount.right_again.eq(rhs_again[column]),
+                    popcount.negate.eq(before.negate),
+                ]
+                total = self._accumulate(m, f"{unit}_sum", takes_part, adding.clear, adding.shift, popcount.count)
                 m.d.comb += self.sums[column * dm + row].eq(total)
+
+        for column in range(dn) if self._bipolar else ():
+            unit = f"column_{column}"
+            m.submodules[unit] = popcount = Popcount(dk, stages, masked=False)
+            m.d.comb += [popcount.left.eq(rhs[column]), popcount.negate.eq(before.column_negate)]
+            control = (column_takes_part, adding.column_clear, adding.column_shift)
+            m.d.comb += self.column_sums[column].eq(self._accumulate(m, f"{unit}_sum", *control, popcount.count))
+        return m
+
+    def _accumulate(self, m: Module, name: str, enable: Value, clear: Value, shift: Value, count: Signal) -> Signal:
+        """``total = (clear ? 0 : shift ? 2 * total : total) +/- number``: one LUT per bit, four inputs and a count's.
+
+        A negated ``count`` is ``-1 - number``; its sign is the carry that makes up for the -1.
+        """
+        total, addend = (Signal(signed(self._bits), name=n) for n in (name, f"{name}_addend"))
+        base = Mux(clear, 0, Mux(shift, total << 1, total))
+        m.d.comb += addend.eq(count)
+        with m.If(enable):
+            m.d.sync += total.eq(add(addend, base[: self._bits], count[-1]))
+        return total
+
+
+class FlatArray(Component):
+    """The array with plain vectors as ports, for its own synthesis: Yosys' abc9 trips over ports whose fields are named
+    as their bits are."""
+
+    def __init__(self, dm: int, dk: int, dn: int):
+        self._array = BitSerialArray(dm, dk, dn)
+        sums = {"sums": Out(dm * dn * ACCUMULATOR_BITS), "column_sums": Out(dn * ACCUMULATOR_BITS)}
+        super().__init__({"operands": In((dm + dn) * dk), "step": In(STEP.size + 1), **sums, "sums_valid": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.array = array = self._array
+        left = len(Value.cast(array.lhs))
+        m.d.comb += [
+            Value.cast(array.lhs).eq(self.operands[:left]),
+            Value.cast(array.rhs).eq(self.operands[left:]),
+            Value.cast(array.step).eq(self.step[1:]),
+            array.step_valid.eq(self.step[0]),
+            self.sums.eq(array.sums),
+            self.column_sums.eq(array.column_sums),
+            self.sums_valid.eq(array.sums_valid),
+        ]
         return m

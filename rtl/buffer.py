@@ -1,6 +1,6 @@
 """Operand buffers: one memory per array row (weights) or array column (activations)."""
 
-from amaranth.hdl import Module, Signal, unsigned
+from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -9,7 +9,11 @@ from hardware.instruction import WORD_BITS
 
 
 def buffer_write(vectors: int, entries: int, lanes: int) -> data.StructLayout:
-    """One 64-bit word for lane ``lane`` of entry ``entry`` of the memory whose bit is set in ``select``."""
+    """One 64-bit word for lane ``lane`` of entry ``entry`` of the memory whose bit is set in ``select``.
+
+    A word for the first lane clears the others, so that lanes that no word follows for hold zeros: bipolar layers add
+    up all that lies in an entry.
+    """
     return data.StructLayout(
         {
             "select": vectors,
@@ -41,16 +45,20 @@ class OperandBuffer(Component):
         m = Module()
         vectors, entries, dk = self._shape
         lanes = dk // WORD_BITS
+        clears = self.write.lane[0]
+        words = [self.write.word, *[self.write.word & ~clears.replicate(WORD_BITS)] * (lanes - 1)]
         for i in range(vectors):
             memory = m.submodules[f"memory_{i}"] = Memory(shape=unsigned(dk), depth=entries, init=[])
             write = memory.write_port(granularity=WORD_BITS)
             read = memory.read_port()
             enable = Signal(lanes)
             m.d.comb += [
-                enable.eq(self.write.lane.as_value() & self.write.select[i].replicate(lanes)),
+                enable.eq(
+                    (self.write.lane.as_value() | clears.replicate(lanes)) & self.write.select[i].replicate(lanes)
+                ),
                 write.en.eq(enable),
                 write.addr.eq(self.write.entry),
-                write.data.eq(self.write.word.replicate(lanes)),
+                write.data.eq(Cat(words)),
                 read.en.eq(1),
                 read.addr.eq(self.entry),
                 self.vectors[i].eq(read.data),

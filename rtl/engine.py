@@ -1,16 +1,17 @@
-"""The whole machine: sequencer, fetch, execute, array, result, on one memory port."""
+"""The whole machine: sequencer, fetch, execute, array, result, on one to four memory ports."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from hardware.accelerator import Accelerator
-from hardware.instruction import ERROR_ILLEGAL_INSTRUCTION, INSTRUCTION_WORDS, OPCODE_RUN, WORD_BITS
+from hardware.instruction import ERROR_ILLEGAL_INSTRUCTION, INSTRUCTION_WORDS, OPCODES, WORD_BITS
 from rtl.array import BitSerialArray
 from rtl.buffer import OperandBuffer
 from rtl.execute import Execute
 from rtl.fetch import Fetch
 from rtl.interface import ADDRESS_BITS, INSTRUCTION, READ_CHANNEL, WRITE_CHANNEL
 from rtl.result import Result
+from rtl.vector import VectorUnit
 
 CYCLE_BITS = 48
 
@@ -64,7 +65,7 @@ class Sequencer(Component):
                     m.d.sync += received.eq(0)
                     m.next = "START"
             with m.State("START"):
-                with m.If(self.instruction.opcode == OPCODE_RUN):
+                with m.If(Cat(self.instruction.opcode == one for one in OPCODES).any()):
                     m.d.comb += self.stages_start.eq(1)
                     m.next = "WAIT"
                 with m.Else():
@@ -87,9 +88,9 @@ class Engine(Component):
     busy: a program runs. When it falls, all results have been accepted by the memory.
     error: 0, or the code that stopped the last program (`hardware.instruction.ERROR_*`).
     cycles: cycles the current or last program has been busy.
-    read, write: the memory port, see `rtl.interface`.
+    read_0, read_1, ..., write: the memory ports, see `rtl.interface`. Instructions come through the first.
 
-    Latency and throughput: exactly `hardware.cycles.layer_cycles`.
+    Latency and throughput: exactly `hardware.cycles.program_cycles`.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -101,61 +102,90 @@ class Engine(Component):
                 "busy": Out(1),
                 "error": Out(4),
                 "cycles": Out(CYCLE_BITS),
-                "read": Out(READ_CHANNEL),
+                **{f"read_{port}": Out(READ_CHANNEL) for port in range(accelerator.memory.ports)},
                 "write": Out(WRITE_CHANNEL),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        array_shape, buffers = self._accelerator.array, self._accelerator.buffers
+        accelerator = self._accelerator
+        shape, buffers, ports = accelerator.array, accelerator.buffers, accelerator.memory.ports
         m.submodules.sequencer = sequencer = Sequencer()
-        m.submodules.fetch = fetch = Fetch(self._accelerator)
-        m.submodules.execute = execute = Execute(self._accelerator)
-        m.submodules.result = result = Result(self._accelerator)
-        m.submodules.lhs_buffer = lhs = OperandBuffer(array_shape.dm, buffers.lhs_entries, array_shape.dk)
-        m.submodules.rhs_buffer = rhs = OperandBuffer(array_shape.dn, buffers.rhs_entries, array_shape.dk)
-        m.submodules.array = array = BitSerialArray(array_shape.dm, array_shape.dk, array_shape.dn)
+        m.submodules.execute = execute = Execute(accelerator)
+        m.submodules.result = result = Result(accelerator)
+        m.submodules.array = array = BitSerialArray(shape.dm, shape.dk, shape.dn)
+        m.submodules.vector = vector = VectorUnit(accelerator)
+        fetches = []
+        for port in range(ports):
+            fetch = m.submodules[f"fetch_{port}"] = Fetch(accelerator, port)
+            fetches.append(fetch)
+            m.d.comb += [
+                fetch.lhs_free.eq(execute.lhs_free),
+                fetch.lhs_free_entries.eq(execute.lhs_free_entries),
+                fetch.rhs_free.eq(execute.rhs_free),
+                execute.lhs_ready[port].eq(fetch.lhs_ready),
+                execute.rhs_ready[port].eq(fetch.rhs_ready),
+            ]
+            # The port's rows are neighbours, its columns `ports` apart.
+            rows, columns = shape.dm // ports, shape.dn // ports
+            lhs = m.submodules[f"lhs_buffer_{port}"] = OperandBuffer(rows, buffers.lhs_entries, shape.dk)
+            rhs = m.submodules[f"rhs_buffer_{port}"] = OperandBuffer(columns, buffers.rhs_entries, shape.dk)
+            m.d.comb += [
+                lhs.write.eq(fetch.lhs_write),
+                rhs.write.eq(fetch.rhs_write),
+                lhs.entry.eq(execute.lhs_entry),
+                rhs.entry.eq(execute.rhs_entry),
+                *(array.lhs[port * rows + i].eq(lhs.vectors[i]) for i in range(rows)),
+                *(array.rhs[port + ports * i].eq(rhs.vectors[i]) for i in range(columns)),
+            ]
 
-        for stage in (fetch, execute, result):
+        for stage in (*fetches, execute, result):
             m.d.comb += [stage.instruction.eq(sequencer.instruction), stage.start.eq(sequencer.stages_start)]
+        constants = Signal()  # the step before read constants: they are on the buffer's output now
+        m.d.sync += constants.eq(execute.constants)
         m.d.comb += [
             sequencer.start.eq(self.start),
             sequencer.program.eq(self.program),
-            sequencer.stages_busy.eq(fetch.busy | execute.busy | result.busy),
+            sequencer.stages_busy.eq(Cat(stage.busy for stage in (*fetches, execute, result)).any()),
             self.busy.eq(sequencer.busy),
             self.error.eq(sequencer.error),
             self.cycles.eq(sequencer.cycles),
-            execute.lhs_ready.eq(fetch.lhs_ready),
-            execute.rhs_ready.eq(fetch.rhs_ready),
-            fetch.lhs_free.eq(execute.lhs_free),
-            fetch.rhs_free.eq(execute.rhs_free),
-            lhs.write.eq(fetch.lhs_write),
-            rhs.write.eq(fetch.rhs_write),
-            lhs.entry.eq(execute.lhs_entry),
-            rhs.entry.eq(execute.rhs_entry),
-            array.lhs.eq(lhs.vectors),
-            array.rhs.eq(rhs.vectors),
             array.step.eq(execute.step),
             array.step_valid.eq(execute.step_valid),
+            vector.instruction.eq(sequencer.instruction),
+            vector.rhs.eq(array.rhs),
+            vector.step.eq(execute.vector_step),
+            vector.valid.eq(execute.vector_valid),
             result.sums.eq(array.sums),
+            result.column_sums.eq(array.column_sums),
             result.sums_valid.eq(array.sums_valid),
+            result.totals.eq(vector.totals),
+            result.totals_valid.eq(vector.totals_valid),
+            result.place.eq(execute.place),
+            result.constants.eq(constants),
+            result.lhs.eq(array.lhs),
             execute.result_free.eq(result.free),
         ]
         connect(m, flipped(self.write.word), result.word)
-
-        # One read channel: the sequencer's while the stages are idle, fetch's otherwise.
-        fetching = Signal()
-        m.d.comb += [
-            fetching.eq(fetch.busy),
-            self.read.request.valid.eq(Mux(fetching, fetch.request.valid, sequencer.read.request.valid)),
-            self.read.request.payload.eq(Mux(fetching, fetch.request.payload, sequencer.read.request.payload)),
-            fetch.request.ready.eq(self.read.request.ready & fetching),
-            sequencer.read.request.ready.eq(self.read.request.ready & ~fetching),
-            fetch.word.valid.eq(self.read.word.valid & fetching),
-            sequencer.read.word.valid.eq(self.read.word.valid & ~fetching),
-            self.read.word.ready.eq(Mux(fetching, fetch.word.ready, sequencer.read.word.ready)),
-            fetch.word.payload.eq(self.read.word.payload),
-            sequencer.read.word.payload.eq(self.read.word.payload),
-        ]
+        for port, fetch in enumerate(fetches):
+            if port:
+                connect(m, flipped(getattr(self, f"read_{port}").request), fetch.request)
+                connect(m, flipped(getattr(self, f"read_{port}").word), fetch.word)
+        self._share_first_port(m, sequencer, fetches[0])
         return m
+
+    def _share_first_port(self, m, sequencer, fetch) -> None:
+        """The first read channel is the sequencer's while the stages are idle, fetch's otherwise."""
+        read, fetching = self.read_0, fetch.busy
+        m.d.comb += [
+            read.request.valid.eq(Mux(fetching, fetch.request.valid, sequencer.read.request.valid)),
+            read.request.payload.eq(Mux(fetching, fetch.request.payload, sequencer.read.request.payload)),
+            fetch.request.ready.eq(read.request.ready & fetching),
+            sequencer.read.request.ready.eq(read.request.ready & ~fetching),
+            fetch.word.valid.eq(read.word.valid & fetching),
+            sequencer.read.word.valid.eq(read.word.valid & ~fetching),
+            read.word.ready.eq(Mux(fetching, fetch.word.ready, sequencer.read.word.ready)),
+            fetch.word.payload.eq(read.word.payload),
+            sequencer.read.word.payload.eq(read.word.payload),
+        ]

@@ -1,184 +1,316 @@
-"""Execute: walks bit planes and chunks, one array step per cycle."""
+"""Execute: takes tiles from fetch and issues their steps, one per cycle and without a gap between tiles."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
 from hardware.accelerator import Accelerator
+from hardware.instruction import OPCODE_MATRIX
 from rtl.array import STEP
 from rtl.interface import INSTRUCTION
 from rtl.order import TileOrder
+from rtl.vector import VectorSteps, vector_step
+
+PLACE = data.StructLayout({"columns": 8, "plane_columns": 8, "last_in_group": 1, "last_row_tile": 1, "last": 1})
+"""Where sums belong: valid columns; columns that have all their channels with these sums, for the bit planes; whether
+they end a group of column tiles, a column tile's row tiles, the instruction."""
 
 
-class Execute(Component):
-    """Issues the array steps of every output tile.
+class MatrixSteps(Component):
+    """The steps of one output tile.
 
     Bit planes are taken by anti-diagonals from (most, most) to (least, least) significant, all chunks of a
-    plane pair in a row; the first step of a diagonal doubles the sum (Horner), so no shifter is needed.
+    plane pair in a row; the first step of a diagonal doubles the sum (Horner), so no shifter is needed. A tile of a
+    new row tile ends with a step that reads the kernels' constants, a tile of pruned kernels consists of no more: their
+    multipliers are 0, so the sums that are left do not matter. Weight plane 0 meets every activation plane once, most
+    significant first: there the column counters take part.
 
     Members
     -------
-    lhs_ready, rhs_ready: strobes from fetch, one more tile lies in the buffer.
-    lhs_free, rhs_free: strobes to fetch, one slot has been read for the last time.
+    load: a tile begins in the next cycle: its row tile has ``bits`` and ``entries``, and ``constants`` are to be read.
+    advance: the current step is taken.
+    lhs_offset, rhs_offset: the step's entries, counted from the tile's.
+    step, last: the step; it is the tile's last one.
+    reads_constants_now: the step is the one that reads the constants.
+    """
+
+    instruction: In(INSTRUCTION)
+    load: In(1)
+    bits: In(4)
+    entries: In(16)
+    constants: In(1)
+    advance: In(1)
+    lhs_offset: Out(16)
+    rhs_offset: Out(16)
+    step: Out(STEP)
+    last: Out(1)
+    reads_constants_now: Out(1)
+
+    def elaborate(self, platform):
+        m = Module()
+        instr = self.instruction
+        # `*_first` is where the diagonal starts, `*_plane` where the pair lies; offsets are plane * chunks.
+        lhs_plane, rhs_plane, lhs_first, rhs_first = (
+            Signal(4, name=n) for n in ("lhs_plane", "rhs_plane", "lhs_first", "rhs_first")
+        )
+        lhs_offset, rhs_offset, lhs_first_offset, rhs_first_offset = (
+            Signal(16, name=f"{n}_offset") for n in ("lhs", "rhs", "lhs_first", "rhs_first")
+        )
+        top_lhs, top_rhs, chunk = Signal(4), Signal(4), Signal(16)
+        first_step, columns_new, diagonal_start, reads_constants, products_done = (
+            Signal(name=n) for n in ("first_step", "columns_new", "diagonal_start", "reads_constants", "products_done")
+        )
+        # Announced by registers, so that a step's end does not wait for comparisons.
+        last_chunk, final_pair, chunks_left = Signal(), Signal(), Signal(16)
+        last_pair, last_product = Signal(), Signal()
+        products, next_products = Signal(16), Signal(16)  # entries that hold bit planes; behind them lie the constants
+        m.d.comb += [
+            top_rhs.eq(instr.activation_bits - 1),
+            last_pair.eq((lhs_plane == 0) | (rhs_plane == top_rhs)),
+            last_product.eq(last_chunk & final_pair),
+            self.lhs_offset.eq(lhs_offset + chunk),
+            self.rhs_offset.eq(rhs_offset + chunk),
+            self.step.clear.eq(first_step),
+            self.step.shift.eq(diagonal_start & ~products_done),
+            self.step.negate.eq(
+                (instr.signed_weights & (lhs_plane == top_lhs)) ^ (instr.signed_activations & (rhs_plane == top_rhs))
+            ),
+            self.step.idle.eq(products_done),
+            self.step.count.eq(lhs_plane == 0),
+            self.step.column_clear.eq(columns_new),
+            self.step.column_shift.eq(chunk == 0),
+            self.step.column_negate.eq(instr.signed_activations & (rhs_plane == top_rhs)),
+            self.last.eq(products_done | (last_product & ~reads_constants)),
+            self.step.last.eq(self.last),
+            self.reads_constants_now.eq(products_done & reads_constants),
+        ]
+        with m.If(self.advance):
+            m.d.sync += [first_step.eq(0), diagonal_start.eq(0), chunk.eq(chunk + 1)]
+            m.d.sync += [chunks_left.eq(chunks_left - 1), last_chunk.eq(chunks_left == 2)]
+            with m.If(lhs_plane == 0):
+                m.d.sync += columns_new.eq(0)
+            with m.If(last_product):
+                m.d.sync += [products_done.eq(1), chunk.eq(0)]
+                m.d.sync += lhs_offset.eq(products)
+            with m.Elif(last_chunk):
+                m.d.sync += [chunk.eq(0), chunks_left.eq(instr.chunks), last_chunk.eq(instr.chunks == 1)]
+                with m.If(~last_pair):
+                    m.d.sync += [
+                        lhs_plane.eq(lhs_plane - 1),
+                        rhs_plane.eq(rhs_plane + 1),
+                        lhs_offset.eq(lhs_offset - instr.chunks),
+                        rhs_offset.eq(rhs_offset + instr.chunks),
+                    ]
+                with m.Else():
+                    m.d.sync += [diagonal_start.eq(1), final_pair.eq((lhs_first + rhs_first) == 1)]
+                    with m.If(rhs_first != 0):  # next diagonal starts at (top, one lower) ...
+                        m.d.sync += [
+                            rhs_first.eq(rhs_first - 1),
+                            rhs_first_offset.eq(rhs_first_offset - instr.chunks),
+                            lhs_plane.eq(lhs_first),
+                            lhs_offset.eq(lhs_first_offset),
+                            rhs_plane.eq(rhs_first - 1),
+                            rhs_offset.eq(rhs_first_offset - instr.chunks),
+                        ]
+                    with m.Else():  # ... or, once that is 0, at (one lower, 0)
+                        m.d.sync += [
+                            lhs_first.eq(lhs_first - 1),
+                            lhs_first_offset.eq(lhs_first_offset - instr.chunks),
+                            lhs_plane.eq(lhs_first - 1),
+                            lhs_offset.eq(lhs_first_offset - instr.chunks),
+                            rhs_plane.eq(rhs_first),
+                            rhs_offset.eq(rhs_first_offset),
+                        ]
+        m.d.comb += next_products.eq(self.entries - ~instr.write_sums)
+        with m.If(self.load):
+            m.d.sync += [
+                products.eq(next_products),
+                chunk.eq(0),
+                chunks_left.eq(instr.chunks),
+                last_chunk.eq(instr.chunks == 1),
+                final_pair.eq((self.bits == 1) & (instr.activation_bits == 1)),
+                lhs_plane.eq(self.bits - 1),
+                lhs_first.eq(self.bits - 1),
+                top_lhs.eq(self.bits - 1),
+                rhs_plane.eq(top_rhs),
+                rhs_first.eq(top_rhs),
+                lhs_offset.eq(next_products - instr.chunks),
+                lhs_first_offset.eq(next_products - instr.chunks),
+                rhs_offset.eq(instr.rhs_tile_entries - instr.chunks),
+                rhs_first_offset.eq(instr.rhs_tile_entries - instr.chunks),
+                first_step.eq(1),
+                columns_new.eq(1),
+                diagonal_start.eq(1),
+                reads_constants.eq(self.constants),
+                products_done.eq(0),
+            ]
+            with m.If(self.bits == 0):
+                m.d.sync += [products_done.eq(1), lhs_offset.eq(0)]
+        return m
+
+
+class Execute(Component):
+    """Takes tiles as they become ready, issues their steps and says where the sums belong.
+
+    Members
+    -------
+    lhs_ready, rhs_ready: strobes from fetch, one per port: its part of one more tile lies in the buffer.
+    lhs_free, rhs_free: strobes to fetch, a tile has been read for the last time; ``lhs_free_entries`` is its size.
     result_free: strobe from result, its registers may be overwritten.
     lhs_entry, rhs_entry, step, step_valid: to the buffers and the array.
+    vector_step, vector_valid: to the vector unit.
+    constants: the step reads constants.
+    place: where the sums of the step that was last marked ``last`` (``done``) belong.
 
-    Latency: `hardware.timing.DISPATCH` cycle per tile to take its tokens, then its first step.
-    Throughput: one step per cycle; ``weight_bits * activation_bits * chunks`` steps per tile. The last step
-    waits until the result registers are free.
+    Latency: `hardware.timing.READY_TO_STEP` from a tile being ready to its first step. Throughput: one step per cycle,
+    see `hardware.schedule.Pass.steps`. The last step of a tile waits until the result registers are free.
     """
 
     def __init__(self, accelerator: Accelerator):
-        buffers = accelerator.buffers
-        self._dn = accelerator.array.dn
+        self._accelerator = accelerator
+        buffers, ports = accelerator.buffers, accelerator.memory.ports
         super().__init__(
             {
                 "instruction": In(INSTRUCTION),
                 "start": In(1),
-                "lhs_ready": In(1),
-                "rhs_ready": In(1),
+                "lhs_ready": In(ports),
+                "rhs_ready": In(ports),
                 "lhs_free": Out(1),
+                "lhs_free_entries": Out(16),
                 "rhs_free": Out(1),
                 "result_free": In(1),
                 "lhs_entry": Out(range(buffers.lhs_entries)),
                 "rhs_entry": Out(range(buffers.rhs_entries)),
                 "step": Out(STEP),
                 "step_valid": Out(1),
+                "constants": Out(1),
+                "vector_step": Out(vector_step(accelerator)),
+                "vector_valid": Out(1),
+                "place": Out(PLACE),
                 "busy": Out(1),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        instr = self.instruction
-        m.submodules.order = order = TileOrder(self._dn)
-        m.d.comb += [order.instruction.eq(instr), order.load.eq(self.start)]
+        instr, accelerator = self.instruction, self._accelerator
+        m.submodules.order = order = TileOrder(accelerator.array.dn)  # the next tile, while the current one runs
+        m.submodules.matrix = matrix = MatrixSteps()
+        m.submodules.vector = vector = VectorSteps(accelerator)
+        is_matrix = Signal()
+        for unit in (order, matrix, vector):
+            m.d.comb += unit.instruction.eq(instr)
+        m.d.comb += [order.load.eq(self.start), is_matrix.eq(instr.opcode == OPCODE_MATRIX)]
 
-        ready = {}
-        for side, arrived in (("lhs", self.lhs_ready), ("rhs", self.rhs_ready)):
-            tiles, taken = Signal(16, name=f"{side}_tiles_ready"), Signal(name=f"{side}_tile_taken")
-            m.d.sync += tiles.eq(tiles + arrived - taken)
-            ready[side] = (tiles, taken)
+        running, pending = Signal(), Signal()
+        dispatch, advance, sums_end, tile_end = Signal(), Signal(), Signal(), Signal()
         registers_free = Signal(init=1)
+        m.d.comb += [
+            sums_end.eq(Mux(is_matrix, matrix.last, vector.step.done)),
+            advance.eq(running & (~sums_end | registers_free)),
+            tile_end.eq(advance & sums_end & (is_matrix | (vector.last_group & vector.last_column))),
+            self.busy.eq(running | pending),
+        ]
         with m.If(self.result_free):
             m.d.sync += registers_free.eq(1)
+        with m.If(advance & sums_end):
+            m.d.sync += registers_free.eq(0)
 
-        # Slots: the row tile's, the column tile's, and the slot where the group's first column tile lies.
-        lhs_slot, rhs_slot, group_slot = (Signal(16, name=f"{n}_slot") for n in ("lhs", "rhs", "group"))
-        lhs_base, rhs_base, group_base = (Signal(16, name=f"{n}_base") for n in ("lhs", "rhs", "group"))
-
-        # Steps within the tile. `*_first` is where the diagonal starts, `*_plane` where the pair starts.
-        chunk, lhs_plane, rhs_plane = Signal(16), Signal(4), Signal(4)
-        lhs_first, rhs_first = Signal(4), Signal(4)
-        lhs_offset, rhs_offset, lhs_first_offset, rhs_first_offset = (
-            Signal(16, name=f"{n}_offset") for n in ("lhs", "rhs", "lhs_first", "rhs_first")
-        )
-        top_lhs, top_rhs = Signal(4), Signal(4)
-        first_step, diagonal_start = Signal(), Signal()
-        last_chunk, last_pair, last_step = Signal(), Signal(), Signal()
+        # Tokens: parts of tiles that lie in the buffers and have not been taken. A register says whether there are any.
+        needs = {
+            "lhs": is_matrix & order.first_in_group & (order.first_group | ~instr.lhs_resident),
+            "rhs": order.first_row_tile,
+        }
+        missing = []
+        for side, arrived in (("lhs", self.lhs_ready), ("rhs", self.rhs_ready)):
+            for port, strobe in enumerate(arrived):
+                tiles, any_tile = Signal(16, name=f"{side}_tiles_{port}"), Signal(name=f"{side}_any_{port}")
+                taken = dispatch & needs[side]
+                m.d.sync += tiles.eq(tiles + strobe - taken)
+                m.d.sync += any_tile.eq(strobe | (tiles > 1) | ((tiles == 1) & ~taken))
+                missing.append(needs[side] & ~any_tile)
+        # The order goes on a cycle after a dispatch, so the next one can come in the cycle after that.
+        stepping = Signal()
+        m.d.sync += stepping.eq(dispatch)
         m.d.comb += [
-            top_lhs.eq(instr.weight_bits - 1),
-            top_rhs.eq(instr.activation_bits - 1),
-            last_chunk.eq(chunk == instr.chunks - 1),
-            last_pair.eq((lhs_plane == 0) | (rhs_plane == top_rhs)),
-            last_step.eq(last_chunk & (lhs_plane == 0) & (rhs_plane == 0)),
-            self.lhs_entry.eq(lhs_base + lhs_offset + chunk),
-            self.rhs_entry.eq(rhs_base + rhs_offset + chunk),
-            self.step.clear.eq(first_step),
-            self.step.shift.eq(diagonal_start),
-            self.step.negate.eq(
-                (instr.signed_weights & (lhs_plane == top_lhs)) ^ (instr.signed_activations & (rhs_plane == top_rhs))
-            ),
-            self.step.last.eq(last_step),
+            order.step.eq(stepping),
+            dispatch.eq(pending & ~stepping & ~Cat(missing).any() & (~running | tile_end)),
         ]
 
-        needs_lhs, needs_rhs = Signal(), Signal()
+        self._rings(m, order, dispatch, is_matrix, matrix.lhs_offset, Mux(is_matrix, matrix.rhs_offset, vector.offset))
+        columns, last_in_group, last_row_tile, last = Signal(8), Signal(), Signal(), Signal()
+        with m.If(tile_end):
+            m.d.sync += running.eq(0)
+        with m.If(dispatch):
+            m.d.sync += [
+                running.eq(1),
+                pending.eq(~order.last),
+                columns.eq(order.columns),
+                last_in_group.eq(order.last_in_group),
+                last_row_tile.eq(order.last_row_tile),
+                last.eq(order.last),
+                self.lhs_free_entries.eq(order.entries),
+            ]
+        with m.If(self.start):
+            m.d.sync += pending.eq(1)
         m.d.comb += [
-            needs_lhs.eq(order.first_in_group & (order.first_group | ~instr.lhs_resident)),
-            needs_rhs.eq(order.first_row_tile),
+            matrix.load.eq(dispatch),
+            matrix.bits.eq(order.bits),
+            matrix.entries.eq(order.entries),
+            matrix.constants.eq(~instr.write_sums & order.first_in_group),
+            matrix.advance.eq(advance),
+            vector.load.eq(dispatch),
+            vector.columns.eq(order.columns),
+            vector.advance.eq(advance),
+            self.step.eq(matrix.step),
+            self.step_valid.eq(advance & is_matrix),
+            self.constants.eq(advance & is_matrix & matrix.reads_constants_now),
+            self.vector_step.eq(vector.step),
+            self.vector_valid.eq(advance & ~is_matrix),
+            self.lhs_free.eq(tile_end & is_matrix & last_in_group & ~instr.lhs_resident),
+            self.rhs_free.eq(tile_end & last_row_tile),
         ]
-        with m.FSM():
-            with m.State("IDLE"), m.If(self.start):
-                m.d.sync += [s.eq(0) for s in (lhs_slot, rhs_slot, group_slot, lhs_base, rhs_base, group_base)]
-                m.next = "DISPATCH"
-            with m.State("DISPATCH"):
-                m.d.comb += self.busy.eq(1)
+        with m.If(advance & sums_end):
+            with m.If(is_matrix):
                 m.d.sync += [
-                    chunk.eq(0),
-                    first_step.eq(1),
-                    diagonal_start.eq(0),
-                    lhs_plane.eq(top_lhs),
-                    rhs_plane.eq(top_rhs),
-                    lhs_first.eq(top_lhs),
-                    rhs_first.eq(top_rhs),
+                    self.place.columns.eq(columns),
+                    self.place.plane_columns.eq(Mux(last_row_tile, columns, 0)),
+                    self.place.last_in_group.eq(last_in_group),
+                    self.place.last_row_tile.eq(last_row_tile),
+                    self.place.last.eq(last),
                 ]
-                m.d.sync += [o.eq(instr.lhs_tile_entries - instr.chunks) for o in (lhs_offset, lhs_first_offset)]
-                m.d.sync += [o.eq(instr.rhs_tile_entries - instr.chunks) for o in (rhs_offset, rhs_first_offset)]
-                with m.If(~(needs_lhs & (ready["lhs"][0] == 0)) & ~(needs_rhs & (ready["rhs"][0] == 0))):
-                    m.d.comb += [ready["lhs"][1].eq(needs_lhs), ready["rhs"][1].eq(needs_rhs)]
-                    m.next = "STEP"
-            with m.State("STEP"):
-                m.d.comb += [self.busy.eq(1), self.step_valid.eq(~last_step | registers_free)]
-                with m.If(self.step_valid):
-                    m.d.sync += [first_step.eq(0), diagonal_start.eq(0), chunk.eq(chunk + 1)]
-                    with m.If(last_chunk):
-                        m.d.sync += chunk.eq(0)
-                        with m.If(~last_pair):
-                            m.d.sync += [
-                                lhs_plane.eq(lhs_plane - 1),
-                                rhs_plane.eq(rhs_plane + 1),
-                                lhs_offset.eq(lhs_offset - instr.chunks),
-                                rhs_offset.eq(rhs_offset + instr.chunks),
-                            ]
-                        with m.Else():
-                            m.d.sync += diagonal_start.eq(1)
-                            with m.If(rhs_first != 0):  # next diagonal starts at (top, one lower) ...
-                                m.d.sync += [
-                                    rhs_first.eq(rhs_first - 1),
-                                    rhs_first_offset.eq(rhs_first_offset - instr.chunks),
-                                    lhs_plane.eq(lhs_first),
-                                    lhs_offset.eq(lhs_first_offset),
-                                    rhs_plane.eq(rhs_first - 1),
-                                    rhs_offset.eq(rhs_first_offset - instr.chunks),
-                                ]
-                            with m.Else():  # ... or, once that is 0, at (one lower, 0)
-                                m.d.sync += [
-                                    lhs_first.eq(lhs_first - 1),
-                                    lhs_first_offset.eq(lhs_first_offset - instr.chunks),
-                                    lhs_plane.eq(lhs_first - 1),
-                                    lhs_offset.eq(lhs_first_offset - instr.chunks),
-                                    rhs_plane.eq(rhs_first),
-                                    rhs_offset.eq(rhs_first_offset),
-                                ]
-                    with m.If(last_step):
-                        m.d.comb += [
-                            order.step.eq(1),
-                            self.lhs_free.eq(order.last_in_group & ~instr.lhs_resident),
-                            self.rhs_free.eq(order.last_row_tile),
-                        ]
-                        m.d.sync += registers_free.eq(0)
-                        self._next_slots(m, order, (lhs_slot, lhs_base), (rhs_slot, rhs_base), (group_slot, group_base))
-                        m.next = "DISPATCH"
-                        with m.If(order.last):
-                            m.next = "IDLE"
+            with m.Else():
+                m.d.sync += [
+                    self.place.columns.eq(1),
+                    self.place.plane_columns.eq(Mux(vector.last_group & vector.last_column, columns, 0)),
+                    self.place.last_in_group.eq(1),
+                    self.place.last_row_tile.eq(vector.last_group),
+                    self.place.last.eq(last & vector.last_group & vector.last_column),
+                ]
         return m
 
-    def _next_slots(self, m, order, lhs, rhs, group):
-        """Move to the next output tile's slots: along the group, then back to its start with the next row tile."""
-        instr = self.instruction
-
-        def following(slot, base, slots, entries):
-            wrap = slot == slots - 1
-            return Mux(wrap, 0, slot + 1), Mux(wrap, 0, base + entries)
-
-        next_rhs = following(*rhs, instr.rhs_slots, instr.rhs_tile_entries)
-        next_lhs = following(*lhs, instr.lhs_slots, instr.lhs_tile_entries)
-        with m.If(~order.last_in_group):
-            m.d.sync += [target.eq(value) for target, value in zip(rhs, next_rhs, strict=True)]
-        with m.Else():
-            m.d.sync += [target.eq(value) for target, value in zip(lhs, next_lhs, strict=True)]
-            with m.If(~order.last_row_tile):
-                m.d.sync += [target.eq(value) for target, value in zip(rhs, group, strict=True)]
-            with m.Else():
-                m.d.sync += [target.eq(value) for target, value in zip((*rhs, *group), next_rhs * 2, strict=True)]
-                with m.If(instr.lhs_resident):  # the resident ring starts over at row tile 0
-                    m.d.sync += [target.eq(0) for target in lhs]
+    def _rings(self, m, order, dispatch, is_matrix, lhs_offset, rhs_offset):
+        """Where the current tile lies in the rings, and where the next one does."""
+        instr, buffers = self.instruction, self._accelerator.buffers
+        lhs, lhs_next = (Signal(range(buffers.lhs_entries), name=n) for n in ("lhs_base", "lhs_next"))
+        rhs, rhs_next, rhs_group = (
+            Signal(range(buffers.rhs_entries), name=n) for n in ("rhs_base", "rhs_next", "rhs_group")
+        )
+        rhs_after = Signal.like(rhs)
+        m.d.comb += [
+            self.lhs_entry.eq(lhs + lhs_offset),
+            self.rhs_entry.eq(rhs + rhs_offset),
+            rhs_after.eq(rhs_next + instr.rhs_tile_entries),
+        ]
+        with m.If(dispatch):
+            m.d.sync += [lhs.eq(lhs_next), rhs.eq(rhs_next), rhs_next.eq(rhs_after)]
+            with m.If(order.last_in_group):
+                m.d.sync += lhs_next.eq(lhs_next + order.entries)
+                with m.If(~order.last_row_tile):
+                    m.d.sync += rhs_next.eq(rhs_group)
+                with m.Else():
+                    m.d.sync += rhs_group.eq(rhs_after)
+                    with m.If(instr.lhs_resident):  # the resident ring starts over at row tile 0
+                        m.d.sync += lhs_next.eq(0)
+        with m.If(self.start):
+            m.d.sync += [lhs_next.eq(0), rhs_next.eq(0), rhs_group.eq(0)]

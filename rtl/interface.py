@@ -7,6 +7,8 @@ from hardware.instruction import FIELDS, WORD_BITS
 
 ADDRESS_BITS = 32
 LENGTH_BITS = 24
+VALUE_BITS = 16
+ACCUMULATOR_BITS = 32
 
 INSTRUCTION = data.StructLayout(dict(FIELDS))
 """One decoded instruction; see `hardware.instruction.FIELDS`."""
@@ -14,8 +16,8 @@ INSTRUCTION = data.StructLayout(dict(FIELDS))
 READ_REQUEST = data.StructLayout({"address": ADDRESS_BITS, "words": LENGTH_BITS})
 """``words`` consecutive 64-bit words from word address ``address``."""
 
-WRITE_WORD = data.StructLayout({"address": ADDRESS_BITS, "data": WORD_BITS})
-"""One 64-bit word to write."""
+WRITE_WORD = data.StructLayout({"address": ADDRESS_BITS, "data": WORD_BITS, "strobe": WORD_BITS // 8})
+"""One 64-bit word to write, and which of its bytes."""
 
 READ_CHANNEL = Signature(
     {

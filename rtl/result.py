@@ -1,39 +1,61 @@
-"""Result: takes the finished sums out of the array and writes them to memory."""
+"""Result: takes finished sums, requantizes them column by column, and writes them to memory."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from hardware.accelerator import Accelerator
-from hardware.instruction import WORD_BITS
-from rtl.array import ACCUMULATOR_BITS
-from rtl.interface import ADDRESS_BITS, INSTRUCTION, WRITE_CHANNEL
-from rtl.order import TileOrder
+from hardware.instruction import OPCODE_MATRIX
+from hardware.timing import PENDING_JOBS, array_latency
+from rtl.drain import JOB, Drain
+from rtl.execute import PLACE
+from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, WRITE_CHANNEL
+from rtl.planes import PlaneAddress, PlaneBuffer
+from rtl.requantize import ACTIVATION_STAGES, CONSTANTS, VALUE_STAGES, Requantize
+
+VECTOR_BIAS = 1 << 15
+"""One half, in units of 2**-16 of a value: vector operations only round."""
+
+
+def _delayed(m, signal, cycles: int, name: str):
+    for stage in range(cycles):
+        later = Signal(signal.shape(), name=f"{name}_{stage}")
+        m.d.sync += later.eq(signal)
+        signal = later
+    return signal
 
 
 class Result(Component):
-    """Copies an output tile into registers and drains them, two 32-bit sums per word, column by column.
-
-    Results lie as [column][row], rows padded to ``dm``; columns beyond the layer's last are not written.
+    """Registers for one tile's sums, the requantization pipeline, and the buffers that the `Drain` writes from.
 
     Members
     -------
-    sums, sums_valid: from the array. The registers must be free.
-    free: strobe, the last word of a tile has been accepted.
+    sums, column_sums, sums_valid: from the array; totals, totals_valid: from the vector unit. The registers must be
+        free.
+    place: where they belong; stable from their last step on.
+    constants, lhs: constants are on the weight buffer's output ``lhs`` in this cycle.
+    free: strobe, the next tile's last step may come: by the time of its sums all columns will have left the registers.
 
-    Latency: `hardware.timing.LAST_STEP_TO_RESULT` from a tile's last step to its first word.
-    Throughput: one word per cycle, ``columns * dm / 2`` words per tile.
+    Latency and throughput: one column per cycle leaves the registers; a tile that has something to write waits until
+    at most one other is still to be written. See `hardware.timing`.
     """
 
     def __init__(self, accelerator: Accelerator):
         array = accelerator.array
-        self._dm, self._dn = array.dm, array.dn
+        self._accelerator = accelerator
         super().__init__(
             {
                 "instruction": In(INSTRUCTION),
                 "start": In(1),
-                "sums": In(data.ArrayLayout(ACCUMULATOR_BITS, array.dm * array.dn)),
+                "sums": In(data.ArrayLayout(signed(ACCUMULATOR_BITS), array.dm * array.dn)),
+                "column_sums": In(data.ArrayLayout(signed(ACCUMULATOR_BITS), array.dn)),
                 "sums_valid": In(1),
+                "totals": In(data.ArrayLayout(signed(ACCUMULATOR_BITS), array.dm)),
+                "totals_valid": In(1),
+                "place": In(PLACE),
+                "constants": In(1),
+                "lhs": In(data.ArrayLayout(unsigned(array.dk), array.dm)),
                 "word": WRITE_CHANNEL.members["word"],
                 "free": Out(1),
                 "busy": Out(1),
@@ -42,48 +64,124 @@ class Result(Component):
 
     def elaborate(self, platform):
         m = Module()
-        instr = self.instruction
-        words = self._dm // 2  # per column
-        m.submodules.order = order = TileOrder(self._dn)
-        m.d.comb += [order.instruction.eq(instr), order.load.eq(self.start)]
+        instr, dm, dn = self.instruction, self._accelerator.array.dm, self._accelerator.array.dn
+        vector = Signal()
+        m.d.comb += vector.eq(instr.opcode != OPCODE_MATRIX)
 
-        registers = Signal(self._dm * self._dn * ACCUMULATOR_BITS)
-        draining = Signal()
-        column, word = Signal(8), Signal(range(max(words, 2)))
-        # Addresses: the group's first column, the current row tile in it, the current column, the current word.
-        group, rows, address_of_column, address = (
-            Signal(ADDRESS_BITS, name=n) for n in ("group_address", "rows_address", "column_address", "address")
-        )
-        next_column = Signal(ADDRESS_BITS)
-        after_group = Signal(ADDRESS_BITS)  # where the next group starts, known once row tile 0 is through
+        # The registers and what leaves them.
+        registers, column_registers = Signal(dm * dn * ACCUMULATOR_BITS), Signal(dn * ACCUMULATOR_BITS)
+        totals = Signal(data.ArrayLayout(signed(ACCUMULATOR_BITS), dm))
+        for row, total in enumerate(totals):
+            own = registers.word_select(row, ACCUMULATOR_BITS).as_signed()
+            of_column = column_registers[:ACCUMULATOR_BITS].as_signed()
+            m.d.comb += total.eq(Mux(instr.bipolar, (own << 1) + of_column, own))
+        full, begun, left, after = Signal(), Signal(), Signal(8), Signal(8)
+        place = Signal(PLACE)  # the execute stage already works on the next one
+        in_flight = array_latency(self._accelerator.array.dk)
+        column, last_column, is_job, jobs = Signal(), Signal(), Signal(), Signal(range(PENDING_JOBS + 1))
         m.d.comb += [
-            next_column.eq(address_of_column + instr.result_column_step),
-            self.word.valid.eq(draining),
-            self.word.payload.address.eq(address),
-            self.word.payload.data.eq(registers[:WORD_BITS]),
+            is_job.eq(instr.write_sums | instr.write_values | (instr.write_planes & (place.plane_columns != 0))),
+            column.eq(full & (begun | ~is_job | (jobs != PENDING_JOBS))),
+            after.eq(Mux(begun, left, place.columns) - 1),
+            last_column.eq(after == 0),
+            self.free.eq(column & Mux(begun, after == in_flight, after <= in_flight)),
         ]
+        with m.If(column):
+            m.d.sync += [
+                registers.eq(registers >> dm * ACCUMULATOR_BITS),
+                column_registers.eq(column_registers >> ACCUMULATOR_BITS),
+                begun.eq(~last_column),
+                left.eq(after),
+            ]
+            with m.If(last_column):
+                m.d.sync += full.eq(0)
         with m.If(self.sums_valid):
-            m.d.sync += [registers.eq(Cat(self.sums)), draining.eq(1)]
-        with m.If(draining & self.word.ready):
-            m.d.sync += [registers.eq(registers >> WORD_BITS), word.eq(word + 1), address.eq(address + 1)]
-            with m.If(word == words - 1):
-                m.d.sync += [word.eq(0), column.eq(column + 1)]
-                m.d.sync += [a.eq(next_column) for a in (address_of_column, address)]
-                with m.If(column == order.columns - 1):
-                    m.d.comb += [order.step.eq(1), self.free.eq(1)]
-                    m.d.sync += [draining.eq(0), column.eq(0)]
-                    with m.If(order.last_in_group):
-                        with m.If(order.first_row_tile):
-                            m.d.sync += after_group.eq(next_column)
-                        with m.If(~order.last_row_tile):
-                            m.d.sync += [a.eq(rows + words) for a in (rows, address_of_column, address)]
-                        with m.Elif(order.first_row_tile):
-                            m.d.sync += [a.eq(next_column) for a in (group, rows)]
-                        with m.Else():
-                            m.d.sync += [a.eq(after_group) for a in (group, rows, address_of_column, address)]
-                        with m.If(order.last):
-                            m.d.sync += self.busy.eq(0)
+            m.d.sync += [
+                registers.eq(Cat(self.sums)),
+                column_registers.eq(Cat(self.column_sums)),
+                full.eq(1),
+                place.eq(self.place),
+            ]
+        with m.If(self.totals_valid):
+            m.d.sync += [registers[: dm * ACCUMULATOR_BITS].eq(Cat(self.totals)), full.eq(1), place.eq(self.place)]
+
+        # Requantization.
+        m.submodules.requantize = requantize = Requantize(dm)
+        # The next row tile's constants may come while the last columns of this one are still being multiplied.
+        constants, next_constants = (Signal(data.ArrayLayout(CONSTANTS, dm), name=n) for n in ("constants", "next"))
+        with m.If(_delayed(m, self.sums_valid, 1, "sums_in_registers")):
+            m.d.sync += constants.eq(next_constants)
+        for row in range(dm):
+            with m.If(self.constants):
+                m.d.sync += next_constants[row].as_value().eq(self.lhs[row][: CONSTANTS.size])
+            with m.If(self.start & vector):
+                m.d.sync += [constants[row].multiplier.eq(instr.multiplier), constants[row].bias.eq(VECTOR_BIAS)]
+        m.d.comb += [
+            requantize.instruction.eq(instr),
+            requantize.sums.eq(totals),
+            requantize.constants.eq(constants),
+        ]
+
+        # Sums and values: a ring of columns.
+        depth = 1 << (PENDING_JOBS * dn - 1).bit_length()
+        m.submodules.columns = columns = Memory(shape=unsigned(dm * ACCUMULATOR_BITS), depth=depth, init=[])
+        write, read = columns.write_port(), columns.read_port()
+        value_column = _delayed(m, column & instr.write_values, VALUE_STAGES, "value_column")
+        first_value = _delayed(m, column & ~begun & instr.write_values, VALUE_STAGES, "first_value")
+        m.d.comb += [
+            write.en.eq(value_column | (column & instr.write_sums)),
+            write.data.eq(Mux(instr.write_sums, Cat(totals), Cat(requantize.values))),
+        ]
+        with m.If(write.en):
+            m.d.sync += write.addr.eq(write.addr + 1)
+
+        # Bit planes.
+        m.submodules.address = address = PlaneAddress(self._accelerator)
+        m.submodules.planes = planes = PlaneBuffer(self._accelerator)
+        m.d.comb += [
+            address.instruction.eq(instr),
+            address.start.eq(self.start),
+            address.column.eq(column),
+            address.last_column.eq(last_column),
+            address.vector.eq(vector),
+            address.last_in_group.eq(place.last_in_group),
+            address.last_row_tile.eq(place.last_row_tile),
+            planes.instruction.eq(instr),
+            planes.write.eq(_delayed(m, column & instr.write_planes, ACTIVATION_STAGES, "plane_column")),
+            planes.word.eq(_delayed(m, address.word, ACTIVATION_STAGES, "plane_word")),
+            planes.segment.eq(_delayed(m, address.segment, ACTIVATION_STAGES, "plane_segment")),
+            planes.activations.eq(requantize.activations),
+        ]
+        planes_done = column & last_column & instr.write_planes & (place.plane_columns != 0)
+
+        # Jobs for the drain.
+        m.submodules.drain = drain = Drain(self._accelerator)
+        job = Signal(JOB)
+        m.d.comb += [
+            job.columns.eq(place.columns),
+            job.plane_columns.eq(Mux(instr.write_planes, place.plane_columns, 0)),
+            job.last_in_group.eq(place.last_in_group),
+            job.last_row_tile.eq(place.last_row_tile),
+            job.last.eq(place.last),
+            drain.instruction.eq(instr),
+            drain.start.eq(self.start),
+            drain.job.eq(job),
+            drain.job_valid.eq(column & ~begun & is_job),
+            drain.columns_ready.eq(Mux(instr.write_sums, column & ~begun, first_value)),
+            drain.planes_ready.eq(_delayed(m, planes_done, ACTIVATION_STAGES, "planes_done")),
+            read.en.eq(1),
+            read.addr.eq(drain.read_column),
+            drain.column.eq(read.data),
+            planes.read_word.eq(drain.read_word),
+            planes.plane.eq(drain.plane),
+            planes.masked.eq(drain.masked),
+            drain.plane_data.eq(planes.data),
+        ]
+        m.d.sync += jobs.eq(jobs + drain.job_valid - drain.job_done)
+        connect(m, flipped(self.word), drain.word)
+
+        with m.If(drain.job_done & drain.last):
+            m.d.sync += self.busy.eq(0)
         with m.If(self.start):
-            m.d.sync += [a.eq(instr.result_base) for a in (group, rows, address_of_column, address)]
-            m.d.sync += self.busy.eq(1)
+            m.d.sync += [self.busy.eq(1), write.addr.eq(0)]
         return m

@@ -25,12 +25,13 @@ _SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), hardware.instruction.__
 def rtl_hash(accelerator: Accelerator) -> str:
     """16 hexadecimal digits that name the machine: its gateware's sources, its array and buffers, Amaranth's version.
 
-    The memory behind the port and the clock are not part of it.
+    Of the memory, only the number of ports is part of it; the clock is not.
     """
     digest = hashlib.sha256()
     for source in _SOURCES:
         digest.update(Path(source).read_bytes())
-    for part in (accelerator.array.model_dump_json(), accelerator.buffers.model_dump_json(), version("amaranth")):
+    parts = accelerator.array.model_dump_json(), accelerator.buffers.model_dump_json(), str(accelerator.memory.ports)
+    for part in (*parts, version("amaranth")):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -3,7 +3,8 @@
 // image_N.bin (big-endian 64-bit words) and its results are saved to result_N.bin (little-endian).
 `timescale 1ns / 1ns
 module bench #(
-    parameter int WORDS = 1 << 20
+    parameter int WORDS = 1 << 20,
+    parameter int PORTS = 1
 );
     logic clk = 0;
     logic rst = 1;
@@ -28,39 +29,56 @@ module bench #(
 
     logic start = 0;
     wire  busy;
-    wire  request_valid, request_ready, word_valid, word_ready, write_valid, write_ready;
-    wire [55:0] request;
-    wire [63:0] word;
-    wire [95:0] write;
+    logic [PORTS-1:0]       request_valid, request_ready, word_valid, word_ready;
+    logic [PORTS-1:0][55:0] request;
+    logic [PORTS-1:0][63:0] word;
+    logic [PORTS-1:0][31:0] request_address;
+    logic [PORTS-1:0][23:0] request_words;
+    logic                   write_valid, write_ready;
+    logic [103:0]           write;
+    for (genvar p = 0; p < PORTS; p++) begin : split
+        assign request_address[p] = request[p][31:0];
+        assign request_words[p] = request[p][55:32];
+    end
 
-    codesign_engine engine (
-        .clk(clk),
-        .rst(rst),
-        .start(start),
-        .\program (program_address),
-        .busy(busy),
-        .error(error),
-        .cycles(cycles),
-        .read__request__valid(request_valid),
-        .read__request__ready(request_ready),
-        .read__request__payload(request),
-        .read__word__valid(word_valid),
-        .read__word__ready(word_ready),
-        .read__word__payload(word),
-        .write__word__valid(write_valid),
-        .write__word__ready(write_ready),
+`define READ_PORT(P) \
+        .read_``P``__request__valid(request_valid[P]), \
+        .read_``P``__request__ready(request_ready[P]), \
+        .read_``P``__request__payload(request[P]), \
+        .read_``P``__word__valid(word_valid[P]), \
+        .read_``P``__word__ready(word_ready[P]), \
+        .read_``P``__word__payload(word[P])
+`define OTHER_PORTS \
+        .clk(clk), \
+        .rst(rst), \
+        .start(start), \
+        .\program (program_address), \
+        .busy(busy), \
+        .error(error), \
+        .cycles(cycles), \
+        .write__word__valid(write_valid), \
+        .write__word__ready(write_ready), \
         .write__word__payload(write)
+    codesign_engine engine (
+        `OTHER_PORTS,
+`ifdef PORTS_2
+        `READ_PORT(1),
+`endif
+`ifdef PORTS_4
+        `READ_PORT(1), `READ_PORT(2), `READ_PORT(3),
+`endif
+        `READ_PORT(0)
     );
 
-    dram #(.WORDS(WORDS)) memory (
+    dram #(.WORDS(WORDS), .PORTS(PORTS)) memory (
         .clk(clk),
         .rst(rst),
         .latency(latency),
         .cycles_per_word(cycles_per_word),
         .request_valid(request_valid),
         .request_ready(request_ready),
-        .request_address(request[31:0]),
-        .request_words(request[55:32]),
+        .request_address(request_address),
+        .request_words(request_words),
         .word_valid(word_valid),
         .word_ready(word_ready),
         .word_data(word),
@@ -68,6 +86,7 @@ module bench #(
         .write_ready(write_ready),
         .write_address(write[31:0]),
         .write_data(write[95:32]),
+        .write_strobe(write[103:96]),
         .fault(memory_fault)
     );
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -47,7 +48,14 @@ def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
     """
     verilator = find_verilator()
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
-    options = [*VERILATOR_OPTIONS, f"-GWORDS={memory_words}", *WAVE_OPTIONS[waves]]
+    ports = max(1, len(set(re.findall(r"\bread_(\d)__request__valid\b", verilog))))
+    options = [
+        *VERILATOR_OPTIONS,
+        f"-GWORDS={memory_words}",
+        f"-GPORTS={ports}",
+        f"-DPORTS_{ports}",
+        *WAVE_OPTIONS[waves],
+    ]
     digest = hashlib.sha256()
     for part in (
         verilog,

@@ -63,11 +63,25 @@ def simulate() -> Callable[..., None]:
     return run
 
 
+class ReadPort:
+    """One read channel of a `PlainMemory`."""
+
+    def __init__(self) -> None:
+        self.coming: deque[tuple[int, int]] = deque()  # cycle, address
+        self.free = 0
+        self.requests: list[tuple[int, int, int]] = []
+        """Cycle, address and words of every accepted request."""
+        self.arrivals: list[int] = []
+        """Cycle in which each word came."""
+        self.refused: tuple[int, int] | None = None
+
+
 class PlainMemory:
-    """The memory behind the engine's port, for Amaranth's simulator: `read`, `write`, then `tick` in every cycle.
+    """The memory behind the engine's ports, for Amaranth's simulator: `read`, `write`, then `tick` in every cycle.
 
     As in `sim/dram.sv`: word k of a request accepted in cycle t comes in cycle t + 1 + latency + k * interval,
-    and the channel is occupied for words * interval cycles. With ``refuse`` it also hesitates at random.
+    and the port is occupied for words * interval cycles. With ``refuse`` it also hesitates at random.
+    All read ports see the same words. What it refuses must be offered again, unchanged.
     """
 
     def __init__(self, words: np.ndarray, latency: int = 0, interval: int = 1, refuse: float = 0.0, seed: int = 0):
@@ -75,44 +89,51 @@ class PlainMemory:
         self.now = self.words_read = self.words_written = 0
         self._latency, self._interval, self._refuse = latency, interval, refuse
         self._rng = np.random.default_rng(seed)
-        self._coming: deque[tuple[int, int]] = deque()  # cycle, address
-        self._read_free = self._write_free = 0
-        self.requests: list[tuple[int, int, int]] = []
-        """Cycle, address and words of every accepted read request."""
-        self.arrivals: list[int] = []
-        """Cycle in which each word came."""
-        self.writes: list[tuple[int, int]] = []
-        """Cycle and address of every accepted write."""
+        self._write_free = 0
+        self._refused_write: tuple[int, int, int] | None = None
+        self.ports = [ReadPort() for _ in range(4)]
+        self.writes: list[tuple[int, int, int]] = []
+        """Cycle, address and strobes of every accepted write."""
 
     def _hesitates(self) -> bool:
         return self._refuse > 0 and self._rng.random() < self._refuse
 
-    def read(self, ctx, request, word) -> None:
-        """Drive and look at the read channel in this cycle."""
-        arrives = bool(self._coming) and self._coming[0][0] <= self.now and not self._hesitates()
+    def read(self, ctx, channel, port: int = 0) -> None:
+        """Drive and look at a read channel in this cycle."""
+        request, word, state = channel.request, channel.word, self.ports[port]
+        arrives = bool(state.coming) and state.coming[0][0] <= self.now and not self._hesitates()
         ctx.set(word.valid, arrives)
         if arrives:
-            ctx.set(word.payload, self.words[self._coming.popleft()[1]])
-            self.arrivals.append(self.now)
+            ctx.set(word.payload, self.words[state.coming.popleft()[1]])
+            state.arrivals.append(self.now)
             assert ctx.get(word.ready), "a word that nobody took"
-        ready = self.now >= self._read_free and not self._hesitates()
+        ready = self.now >= state.free and not self._hesitates()
         ctx.set(request.ready, ready)
-        if ready and ctx.get(request.valid):
-            address, words = ctx.get(request.payload.address), ctx.get(request.payload.words)
+        valid, address, words = (ctx.get(s) for s in (request.valid, request.payload.address, request.payload.words))
+        assert state.refused is None or (valid and state.refused == (address, words)), "a request that was withdrawn"
+        state.refused = (address, words) if valid and not ready else None
+        if ready and valid:
             first = self.now + 1 + self._latency
-            self._coming.extend((first + k * self._interval, address + k) for k in range(words))
-            self._read_free = self.now + words * self._interval
-            self.requests.append((self.now, address, words))
+            state.coming.extend((first + k * self._interval, address + k) for k in range(words))
+            state.free = self.now + words * self._interval
+            state.requests.append((self.now, address, words))
             self.words_read += words
 
     def write(self, ctx, word) -> None:
         """Drive and look at the write channel in this cycle."""
         ready = self.now >= self._write_free and not self._hesitates()
         ctx.set(word.ready, ready)
-        if ready and ctx.get(word.valid):
-            self.words[ctx.get(word.payload.address)] = ctx.get(word.payload.data)
+        payload = word.payload
+        valid, address, strobe = (ctx.get(signal) for signal in (word.valid, payload.address, payload.strobe))
+        mask = sum(0xFF << (8 * byte) for byte in range(8) if strobe >> byte & 1)
+        data = ctx.get(payload.data) & mask
+        offered = address, strobe, data
+        assert self._refused_write is None or (valid and self._refused_write == offered), "a word that was withdrawn"
+        self._refused_write = offered if valid and not ready else None
+        if ready and valid:
+            self.words[address] = (self.words[address] & ~mask) | data
             self._write_free = self.now + self._interval
-            self.writes.append((self.now, ctx.get(word.payload.address)))
+            self.writes.append((self.now, address, strobe))
             self.words_written += 1
 
     async def tick(self, ctx) -> None:

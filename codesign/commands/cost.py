@@ -23,7 +23,7 @@ from codesign.commands.common import (
 )
 from codesign.workload import choose_policy, load_workload
 from hardware.accelerator import Accelerator, load_accelerator
-from hardware.cost import cost_table, count_events
+from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.cycles import layer_cycles
 from hardware.files import check_writable, replacing
 from hardware.schedule import schedule
@@ -41,7 +41,11 @@ def command(
     ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Price a network at --bits N (or W,A) or under a --policy: cycles and events per layer, no RTL run."""
+    """Price a network at --bits N (or W,A) or under a --policy: cycles and events per layer, no RTL run.
+
+    A layer is priced from its start until its outputs lie in memory as 8-bit activations. Pools and additions, which
+    `simulate` counts too, are not in it.
+    """
     result = Result("cost", json)
     if lut:
         check_writable(lut)
@@ -59,7 +63,7 @@ def command(
     for entry, layer in zip(chosen.layers, layers, strict=True):
         weight_bits = entry.weights.bits
         per_kernel = entry.weights.per_kernel(layer.out_channels)
-        plan = schedule(layer, per_kernel, entry.activations.bits, accelerator)
+        plan = schedule(layer, per_kernel, entry.activations.bits, accelerator, output=PRICED_OUTPUT)
         cycles, events = layer_cycles(plan), count_events(plan)
         useful = sum(per_kernel) * entry.activations.bits * layer.reduction * layer.pixels
         rows.append(

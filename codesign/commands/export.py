@@ -25,7 +25,6 @@ from codesign.package import check_destination, write_package
 from codesign.workload import choose_policy, load_workload, quantized_network
 from hardware.accelerator import load_accelerator
 from hardware.board import load_board
-from sim.reference import integer_convolution
 
 
 def command(
@@ -42,21 +41,20 @@ def command(
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
-    """Write Verilog, programs, weights, a test image with its expected outputs, a manifest and a Vivado script."""
+    """Write Verilog, the program with its weights, a test image with its scores, a manifest and a Vivado script."""
     result = Result("export", json)
     accelerator, target = load_accelerator(hardware), load_board(board)
     workload = load_workload(network, seed, data, weights)
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
     check_destination(directory, accelerator, target)
-    run = IntegerNetwork(quantized_network(workload, chosen, weights)).run(workload.images(1), record=True)
-    work = [layer.operands for layer in run.layers]
-    sums = [integer_convolution(one.weights, one.activations, one.layer) for one in work]
+    integers = IntegerNetwork(quantized_network(workload, chosen, weights))
     origin = {"weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None, "seed": seed}
-    manifest = write_package(directory, chosen, accelerator, target, work, sums, origin)
+    manifest = write_package(directory, chosen, accelerator, target, integers, workload.images(1), origin)
     if weights is None:
         note(f"weights are random (seed {seed}): pass --weights for a trained network")
     say(
-        f"wrote {directory}: {len(manifest['sha256']) + 1} files, {len(manifest['layers'])} layers, "
+        f"wrote {directory}: {len(manifest['sha256']) + 1} files, a program of "
+        f"{manifest['program']['instructions']} instructions, "
         f"{manifest['cycles']:,} cycles per image; check it with `codesign simulate --package {directory}`"
     )
     result.write(

@@ -28,6 +28,7 @@ from codesign.data import load_data
 from codesign.integers import IntegerNetwork
 from codesign.networks import create_network, default_data
 from codesign.plots import bits_per_layer, learning_curve
+from codesign.program import build_program
 from codesign.search import CHECKPOINT, check_directory, search
 from codesign.training import FineTune, FineTuneEvaluator, train
 from codesign.training import accuracy as float_accuracy
@@ -126,7 +127,8 @@ def command(
             _train(network, data or default_data(network), train_epochs, seed, weights)
     workload = load_workload(network, seed, data, weights, quantized=False)
     settings["weights"] = _digest(workload.traced.graph_module)
-    assert workload.data is not None
+    if workload.data is None:
+        raise InputError(f"network {network!r} has no images here to judge a policy by: pass --data.")
     evaluator = FineTuneEvaluator(workload.traced, workload.data, tune, seed)
     environment = BitWidthEnv(network, layers, costs, limit, evaluator, lowest_bits=lowest_bits, pin_ends=pin_ends)
     player = make_agent(agent, steps_per_episode=environment.steps_per_episode, episodes=episodes, seed=seed)
@@ -139,13 +141,20 @@ def command(
     policy = Policy.from_bits(network, layers, found.bits())
     quantized = evaluator.quantized(policy)
     test = workload.data.test if test_images is None else workload.data.test.take(slice(test_images))
-    accuracy = IntegerNetwork(quantized).accuracy(test)
+    integers = IntegerNetwork(quantized)
+    accuracy = integers.accuracy(test)
     reference = float_accuracy(workload.traced.graph_module, test)
     policy.save(directory / "policy.yaml")
     save_quantized(quantized, directory / "quantized.pt")
     title = f"{agent} on {network}, {accelerator.name}, {limit}"
     learning_curve([row["reward"] for row in found.rows], title, directory / "learning_curve.png")
     bits_per_layer([layer.name for layer in layers], found.bits(), title, directory / "bits.png")
+
+    try:
+        program_cycles = build_program(integers, accelerator, workload.input_shape).cycles()
+    except InputError as error:  # the search is still worth its result
+        program_cycles = None
+        note(f"the network is no program for {accelerator.name}: {error}")
 
     lines = table(title, "layer", "weight bits", "activation bits", "cycles", "cycles at 8,8")
     for index, (layer, (w, a)) in enumerate(zip(layers, found.bits(), strict=True)):
@@ -154,6 +163,8 @@ def command(
     say(
         f"best of {episodes} episodes ({len(environment.evaluations)} policies evaluated): "
         f"{best['cost']:,.0f} cycles, {best['budget_used']:.1%} of the budget\n"
+        f"the whole network as one program, pools and additions included: "
+        f"{'none' if program_cycles is None else f'{program_cycles:,} cycles'}\n"
         f"validation accuracy {best['accuracy']:.2%} (full precision {evaluator.reference_accuracy:.2%})\n"
         f"held-out test accuracy in integer arithmetic {accuracy:.2%} on {len(test):,} images "
         f"(full precision {reference:.2%})\n"
@@ -170,6 +181,7 @@ def command(
         "validation_accuracy_full_precision": evaluator.reference_accuracy,
         "test_images": len(test),
         "cost": best["cost"],
+        "program_cycles": program_cycles,
         "cost_ratio": best["cost_ratio"],
         "budget": str(limit),
         "budget_used": best["budget_used"],

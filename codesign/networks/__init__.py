@@ -10,14 +10,18 @@ import torch
 from torch import nn
 
 from codesign.networks.lenet import LeNet
+from codesign.networks.mobilenetv1 import MobileNetV1
+from codesign.networks.resnet18 import ResNet18
 from codesign.networks.resnet20 import ResNet20
 from hardware.errors import InputError, unknown
 
 _NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "lenet": (LeNet, "digits"),
+    "mobilenetv1-cifar": (MobileNetV1, "cifar10"),
+    "resnet18": (ResNet18, "imagenet"),
     "resnet20": (ResNet20, "cifar10"),
 }
-"""Name: what makes the network, and the data set that it was drawn for."""
+"""Name: what makes the network, and the data set, or at least the image format, that it was drawn for."""
 
 
 def network_names() -> list[str]:
@@ -26,7 +30,7 @@ def network_names() -> list[str]:
 
 
 def default_data(name: str) -> str | None:
-    """The data set a built-in network was drawn for; None for anybody else's network."""
+    """The data set, or image format, a built-in network was drawn for; None for anybody else's network."""
     return _NETWORKS[name][1] if name in _NETWORKS else None
 
 

@@ -11,10 +11,10 @@ from codesign.sampling import random_operands
 from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.schedule import schedule
-from rtl.array import popcount_tree
 from rtl.engine import Engine
+from rtl.popcount import Popcount
 from rtl.verilog import TOP
-from sim.reference import integer_convolution
+from sim.reference import reference_sums
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])
@@ -35,20 +35,23 @@ def test_rows_tell_the_layer_its_bits_and_both_counts(tiny):
         layer = operands.layer
         assert row["layer"].startswith(f"{layer.kind} C{layer.in_channels} ")
         assert (row["m"], row["k"], row["n"]) == (layer.out_channels, layer.reduction, layer.pixels)
-        assert row["bits"] == [operands.weight_bits[0], operands.activation_bits]
+        widths = operands.weight_bits
+        assert row["bits"] == [widths[0] if len(set(widths)) == 1 else list(widths), operands.activation_bits]
         assert row["signed"] == [operands.signed_weights, layer.signed_activations]
-        plan = schedule(layer, operands.weight_bits, operands.activation_bits, tiny)
+        assert f" d{layer.dilation[0]}x{layer.dilation[1]} g{layer.groups} images{layer.images}" in row["layer"]
+        assert row["bipolar"] == operands.bipolar
+        plan = schedule(layer, widths, operands.activation_bits, tiny, operands.signed_weights, operands.bipolar)
         assert row["rtl_cycles"] == row["model_cycles"] == layer_cycles(plan)
         assert row["mismatches"] == 0
 
 
 def test_one_wrong_sum_of_the_reference_is_found(tiny, monkeypatch):
-    def corrupted(weights, activations, layer):
-        sums = integer_convolution(weights, activations, layer)
+    def corrupted(operands):
+        sums = reference_sums(operands)
         sums[0, -1, 0, 0] ^= 1
         return sums
 
-    monkeypatch.setattr("codesign.calibrate.integer_convolution", corrupted)
+    monkeypatch.setattr("codesign.calibrate.reference_sums", corrupted)
     report = calibrate(tiny, samples=4, seed=0)
     assert [row["mismatches"] for row in report["rows"]] == [1, 1, 1, 1]
     assert report["output_mismatches"] == 4
@@ -67,16 +70,21 @@ def test_a_model_that_is_a_cycle_off_is_found(tiny, monkeypatch):
 
 @pytest.mark.slow
 def test_a_fault_in_the_gateware_is_found(tiny, monkeypatch):
-    def forgets_the_last_bit(m, bits, group, name):
-        return popcount_tree(m, bits[:-1], group, name)
+    class ForgetsTheLastBit(Popcount):
+        def elaborate(self, platform):
+            self.left = self.left[:-1]
+            if self._masked:
+                self.left_again = self.left_again[:-1]
+            return super().elaborate(platform)
 
-    monkeypatch.setattr("rtl.array.popcount_tree", forgets_the_last_bit)
+    monkeypatch.setattr("rtl.array.Popcount", ForgetsTheLastBit)
     faulty = verilog.convert(Engine(tiny), name=TOP, emit_src=False)
     monkeypatch.setattr("sim.run.engine_verilog", lambda accelerator: faulty)
     report = calibrate(tiny, samples=20, seed=0)
     assert report["output_mismatches"] == sum(row["mismatches"] for row in report["rows"]) > 0
-    small = [row for row in report["rows"] if row["k"] < 64]  # their bit planes do not reach the last bit
-    assert not any(row["mismatches"] for row in small)
+    small = [row for row in report["rows"] if row["k"] < 64 and " g1 " in row["layer"]]
+    assert small
+    assert not any(row["mismatches"] for row in small)  # their bit planes do not reach the last bit
     assert report["max_abs_cycle_error"] == 0
 
 
@@ -87,29 +95,41 @@ def test_no_sample_is_refused(tiny, samples):
 
 
 def test_samples_are_of_every_kind_fit_the_machine_and_fill_their_widths(machine):
-    accelerator = machine(lhs_entries=48, rhs_entries=32)
+    accelerator = machine(lhs_entries=64, rhs_entries=32)
     rng = np.random.default_rng(0)
-    drawn = [random_operands(rng, accelerator, number) for number in range(300)]
+    drawn = [random_operands(rng, accelerator, number) for number in range(400)]
     for operands in drawn:
         layer, bits = operands.layer, operands.activation_bits
-        assert schedule(layer, operands.weight_bits, bits, accelerator).passes
-        assert operands.weights.shape == (layer.out_channels, layer.in_channels, *layer.kernel)
+        assert schedule(
+            layer, operands.weight_bits, bits, accelerator, operands.signed_weights, operands.bipolar
+        ).passes
+        assert operands.weights.shape == (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
         assert operands.activations.shape == (layer.images, layer.in_channels, layer.in_height, layer.in_width)
-        pairs = ((operands.weights, operands.weight_bits[0], operands.signed_weights),)
-        for values, width, signed in (*pairs, (operands.activations, bits, layer.signed_activations)):
-            low = -(1 << (width - 1)) if signed else 0
+        assert len(operands.weight_bits) == layer.out_channels
+        kernels = [
+            (values, width, operands.signed_weights)
+            for values, width in zip(operands.weights, operands.weight_bits, strict=True)
+        ]
+        for values, width, signed in (*kernels, (operands.activations, bits, layer.signed_activations)):
+            low = -(1 << width) // 2 if signed and width else 0
             assert low <= values.min() <= values.max() < low + (1 << width)
-    assert {operands.layer.kind for operands in drawn} == {"conv", "linear"}
+    layers = [operands.layer for operands in drawn]
+    assert {layer.kind for layer in layers} == {"conv", "linear"}
     assert {(o.signed_weights, o.layer.signed_activations) for o in drawn} == {
         (a, b) for a in (False, True) for b in (False, True)
     }
-    assert (
-        {operands.weight_bits[0] for operands in drawn}
-        == {operands.activation_bits for operands in drawn}
-        == set(range(1, 9))
-    )
-    assert any(operands.layer.images > 1 and operands.layer.kind == "conv" for operands in drawn)
-    assert any(max(operands.layer.padding) and max(operands.layer.stride) > 1 for operands in drawn)
+    assert {bits for o in drawn for bits in o.weight_bits} == set(range(9))
+    assert {o.activation_bits for o in drawn} == set(range(1, 9))
+    assert {o.weight_bits[0] for o in drawn if len(set(o.weight_bits)) == 1} >= set(range(1, 9))
+    assert any(len(set(o.weight_bits)) > 3 for o in drawn)
+    assert 50 < sum(o.bipolar for o in drawn) < 150
+    assert not any(o.bipolar and o.layer.groups > 1 for o in drawn)
+    assert any(layer.images > 1 and layer.kind == "conv" for layer in layers)
+    assert any(max(layer.padding) and max(layer.stride) > 1 for layer in layers)
+    assert any(max(layer.dilation) > 1 for layer in layers)
+    assert any(1 < layer.groups < layer.in_channels for layer in layers)
+    assert any(1 < layer.groups == layer.in_channels for layer in layers)
+    assert any(layer.out_channels > layer.groups > 1 for layer in layers)
 
 
 def test_one_seed_draws_one_sample(tiny):

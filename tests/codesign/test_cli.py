@@ -18,7 +18,7 @@ from codesign.workload import QUANTIZED
 from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
 from policies.policy import Policy
-from rtl.verilog import rtl_hash
+from rtl.verilog import TOP, rtl_hash
 
 COMMON_KEYS = {"command", "version", "hardware", "rtl_hash", "seed", "wall_s"}
 LENET = trace(create_network("lenet", 0), (1, 8, 8), signed_input=False)
@@ -67,7 +67,8 @@ def bad_files(directory: Path) -> None:
     torch.save({"other.weight": torch.zeros(3)}, directory / "other.pt")
     torch.save({3: torch.zeros(3)}, directory / "keys.pt")
     torch.save({name: 0 / (0 * value) for name, value in network.state_dict().items()}, directory / "nan.pt")
-    torch.save({"format": QUANTIZED, "policy": "", "largest_input": 1.0, "state": {}}, directory / "quantized.pt")
+    torch.save({"format": QUANTIZED, "policy": "", "largest_value": 1.0, "state": {}}, directory / "quantized.pt")
+    torch.save({"format": "codesign-quantized-1", "policy": "", "state": {}}, directory / "older.pt")
     (directory / "few.py").write_text(
         "from torch import nn\n\n\ndef scores():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))\n"
     )
@@ -115,6 +116,10 @@ def bad_files(directory: Path) -> None:
         ("simulate --package file --bits 4", "--package brings its own network"),
         ("simulate --bits 4 --weights nan.pt", "hold numbers that are not finite (conv1.weight)"),
         ("simulate --bits 4 --weights keys.pt", "expected a state dict"),
+        (
+            "simulate --bits 4 --weights older.pt",
+            "older.pt is a codesign-quantized-1 file, expected codesign-quantized-2",
+        ),
         ("search --weights quantized.pt", "quantized.pt holds a network quantized under a policy: pass float weights"),
         ("search --network few:scores --data digits --weights few.pt", "gives 9 scores, but digits has 10 classes"),
         ("export --bits 4 --out file", "cannot write file"),
@@ -122,7 +127,7 @@ def bad_files(directory: Path) -> None:
         ("export --bits 4 --out package --board board.yaml", "is meant for xc7z020, but mine has xcvu9p"),
         ("cost --bits 4 --hardware named.yaml", "name: String should match pattern"),
         ("cost --bits 4 --hardware date.yaml", "date.yaml is not YAML"),
-        ("cost --bits 4 --hardware machine.yaml", "array.dm: Input should be a multiple of 2 (got 3)"),
+        ("cost --bits 4 --hardware machine.yaml", "array: Value error, dm must be a power of two, 2 to 64"),
         ("cost --bits 4 --json file/result.json", "cannot write file/result.json"),
         ("cost --bits 4 --lut file/table.npy", "cannot write file/table.npy"),
         ("search --out file/run", "cannot write file/run"),
@@ -131,6 +136,7 @@ def bad_files(directory: Path) -> None:
         ("search --budget speed=0.5", "unknown budget metric 'speed'"),
         ("search --budget latency=many", "expected a number after 'latency='"),
         ("search --network resnet20 --data cifar10 --out run", "no CIFAR-10 in"),
+        ("search --network resnet18 --train-epochs 1 --out run", "imagenet is an image format without images here"),
         ("calibrate --samples 0", "expected at least 1 sample"),
     ],
 )
@@ -213,9 +219,11 @@ def test_simulate_confirms_a_random_network_and_says_that_it_is_random(cli: Cli,
     result = json.loads((tmp_path / "result.json").read_text())
     assert result.keys() >= COMMON_KEYS | {"cycles_per_second"}
     assert result["mismatches"] == 0
-    assert result["rtl_cycles"] == result["model_cycles"] == sum(row["rtl_cycles"] for row in result["layers"])
-    assert [row["outputs"] for row in result["layers"]] == [2 * 8 * 64, 2 * 16 * 16, 2 * 48, 2 * 32, 2 * 10]
-    assert result["rtl_cycles"] == cli.json("cost --bits 2,3")["cycles"]
+    assert result["rtl_cycles"] == result["model_cycles"] == sum(row["model_cycles"] for row in result["layers"])
+    assert (result["instructions"], result["scores"], result["score_mismatches"]) == (7, 20, 0)
+    outputs = {row["name"]: row["outputs"] for row in result["layers"]}
+    layers = {"conv1": 8 * 64, "conv2": 16 * 16, "fc1": 48, "fc2": 32, "fc3": 10}
+    assert outputs == {name: 2 * count for name, count in (layers | {"max_pool2d": 128, "max_pool2d_1": 64}).items()}
 
 
 def test_simulate_runs_kernel_wise_and_pruned_layers(cli: Cli, tmp_path: Path) -> None:
@@ -226,7 +234,9 @@ def test_simulate_runs_kernel_wise_and_pruned_layers(cli: Cli, tmp_path: Path) -
     result = cli.json("simulate --policy policy.yaml")
     assert result["mismatches"] == 0
     assert result["rtl_cycles"] == result["model_cycles"]
-    assert [row["rtl_cycles"] for row in result["layers"]][3] == 0
+    cycles = {row["name"]: row["model_cycles"] for row in result["layers"]}
+    whole = {row["name"]: row["model_cycles"] for row in cli.json("simulate --bits 4")["layers"]}
+    assert cycles["fc2"] < 0.75 * whole["fc2"]  # pruned: its biases are still requantized, row tile by row tile
 
 
 def test_simulate_selects_layers_and_writes_waves(cli: Cli, tmp_path: Path) -> None:
@@ -246,12 +256,11 @@ def test_calibrate_reports_every_sample(cli: Cli) -> None:
 def test_export_writes_a_package_that_simulate_confirms(cli: Cli, tmp_path: Path) -> None:
     exported = cli.json("export --bits 2,4 --out package")
     assert exported["manifest"]["weights_sha256"] is None
-    assert exported["manifest"]["cycles"] == cli.json("cost --bits 2,4")["cycles"]
     result = cli.json("simulate --package package")
     assert (result["mismatches"], result["rtl_cycles"]) == (0, exported["manifest"]["cycles"])
-    shutil.copy(tmp_path / "package/rtl/codesign_engine.v", tmp_path / "kept.v")
+    shutil.copy(tmp_path / f"package/rtl/{TOP}.v", tmp_path / "kept.v")
     cli.json("export --bits 3,4 --out package")  # an older package is replaced
-    assert (tmp_path / "package/rtl/codesign_engine.v").read_text() == (tmp_path / "kept.v").read_text()
+    assert (tmp_path / f"package/rtl/{TOP}.v").read_text() == (tmp_path / "kept.v").read_text()
     assert "bits: 3" in (tmp_path / "package/policy.yaml").read_text()
 
 

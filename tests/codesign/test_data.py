@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from codesign.data import CIFAR10_CLASSES, data_names, load_data, stratified
+from codesign.data import CIFAR10_CLASSES, data_names, image_format, load_data, stratified
 from hardware.errors import InputError
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -172,6 +172,9 @@ def test_missing_and_damaged_data_say_what_is_expected(tmp_path):
     with pytest.raises(InputError, match="did you mean 'digits'"):
         load_data("digit")
     assert data_names() == ["cifar10", "digits"]
+    with pytest.raises(InputError, match="imagenet is an image format without images here"):
+        load_data("imagenet")
+    assert image_format("imagenet") == ((3, 224, 224), True)
 
     image_folders(tmp_path / "a", per_class=1)
     path = tmp_path / "a" / "test" / "dog" / "0000.png"

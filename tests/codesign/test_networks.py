@@ -1,20 +1,56 @@
 import sys
+from itertools import product
 
 import pytest
 import torch
 from torch import nn
 
 from codesign.networks import create_network, default_data, load_weights, network_names
+from codesign.networks.mobilenetv1 import MobileNetV1
+from codesign.tracing import trace
 from hardware.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "parameters"), [("lenet", (2, 1, 8, 8), 6266), ("resnet20", (2, 3, 32, 32), 269722)]
+    ("name", "shape", "classes", "parameters"),
+    [
+        ("lenet", (2, 1, 8, 8), 10, 6_266),
+        ("mobilenetv1-cifar", (2, 3, 32, 32), 10, 543_050),
+        ("resnet18", (2, 3, 64, 64), 1000, 11_689_512),  # as torchvision publishes
+        ("resnet20", (2, 3, 32, 32), 10, 269_722),
+    ],
 )
-def test_built_in_network_scores_ten_classes(name, shape, parameters):
+def test_built_in_network_scores_its_classes(name, shape, classes, parameters):
     network = create_network(name, seed=0).eval()
-    assert network(torch.zeros(shape)).shape == (2, 10)
+    assert network(torch.zeros(shape)).shape == (2, classes)
     assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+def test_resnet18_has_torchvisions_keys_and_multiplications():
+    network = create_network("resnet18", seed=0)
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    expected = {"conv1.weight", "fc.weight", "fc.bias", *(f"bn1.{k}" for k in norm)}
+    for stage, block in product((1, 2, 3, 4), (0, 1)):
+        here = f"layer{stage}.{block}"
+        for number in (1, 2):
+            expected |= {f"{here}.conv{number}.weight", *(f"{here}.bn{number}.{k}" for k in norm)}
+        if stage > 1 and block == 0:
+            expected |= {f"{here}.downsample.0.weight", *(f"{here}.downsample.1.{k}" for k in norm)}
+    assert set(network.state_dict()) == expected
+    layers = trace(network, (3, 224, 224)).layers
+    assert sum(layer.macs for layer in layers) == 1_814_073_344  # 1.81 billion, as torchvision publishes
+    assert (layers[0].out_height, layers[1].in_height, layers[-2].out_height) == (112, 56, 7)
+
+
+def test_mobilenet_alternates_depthwise_and_pointwise_and_has_a_width():
+    layers = trace(create_network("mobilenetv1-cifar", seed=0), (3, 32, 32)).layers
+    assert 15e6 < sum(layer.macs for layer in layers) < 25e6
+    for depthwise, pointwise in zip(layers[1:-1:2], layers[2:-1:2], strict=True):
+        assert depthwise.groups == depthwise.in_channels == depthwise.out_channels == pointwise.in_channels
+        assert (depthwise.kernel, pointwise.kernel, pointwise.groups) == ((3, 3), (1, 1), 1)
+    assert (layers[-2].out_channels, layers[-2].out_height) == (512, 4)
+    half = trace(MobileNetV1(width=0.5), (3, 32, 32)).layers
+    assert [layer.out_channels for layer in half[:-1]] == [layer.out_channels // 2 for layer in layers[:-1]]
 
 
 def test_resnet20_has_the_keys_of_published_checkpoints():
@@ -51,9 +87,10 @@ def test_seed_gives_the_weights_and_leaves_the_global_state():
 
 
 def test_names_and_default_data():
-    assert network_names() == ["lenet", "resnet20"]
+    assert network_names() == ["lenet", "mobilenetv1-cifar", "resnet18", "resnet20"]
     assert default_data("lenet") == "digits"
-    assert default_data("resnet20") == "cifar10"
+    assert default_data("resnet20") == default_data("mobilenetv1-cifar") == "cifar10"
+    assert default_data("resnet18") == "imagenet"
     assert default_data("torch.nn:Identity") is None
 
 

@@ -3,74 +3,76 @@
 import hashlib
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
+from codesign.integers import IntegerNetwork
 from codesign.package import read_manifest, run_package, write_package
-from codesign.sampling import random_operands
+from codesign.workload import load_workload, quantized_network
 from hardware.accelerator import load_accelerator
 from hardware.board import load_board
 from hardware.errors import InputError
-from policies.policy import ActivationChoice, LayerPolicy, Policy, WeightChoice
+from policies.policy import Policy
+from rtl.verilog import TOP
 from sim.lint import lint
-from sim.reference import integer_convolution
 
 TINY = load_accelerator("bitserial-tiny")
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three random layers, one of them with pruned kernels, and a fourth with nothing but pruned kernels."""
-    rng = np.random.default_rng(5)
-    work = [random_operands(rng, TINY, number) for number in range(3)]
-    widths = tuple(0 if kernel % 3 == 0 else work[1].weight_bits[0] for kernel in range(work[1].layer.out_channels))
-    weights = work[1].weights * (np.array(widths) > 0)[:, None, None, None]
-    work[1] = replace(work[1], weights=weights, weight_bits=widths)
-    pruned = replace(work[0], layer=replace(work[0].layer, name="pruned"), weights=0 * work[0].weights)
-    work.append(replace(pruned, weight_bits=(0,) * pruned.layer.out_channels))
-    sums = [integer_convolution(one.weights, one.activations, one.layer) for one in work]
-    policy = Policy(
-        network="random",
-        layers=tuple(
-            LayerPolicy(
-                name=one.layer.name,
-                weights=WeightChoice(bits=one.weight_bits),
-                activations=ActivationChoice(bits=one.activation_bits),
-            )
-            for one in work
-        ),
-    )
+def lenet() -> tuple[Policy, IntegerNetwork, torch.Tensor]:
+    """A LeNet with random weights, its policy, one random image."""
+    workload = load_workload("lenet", seed=5)
+    policy = Policy.uniform("lenet", workload.traced.layers, 3, 2)
+    return policy, IntegerNetwork(quantized_network(workload, policy, None)), workload.images(1)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, lenet: tuple[Policy, IntegerNetwork, torch.Tensor]) -> Path:
+    """Its package."""
+    policy, network, image = lenet
     directory = tmp_path_factory.mktemp("export") / "package"
-    write_package(directory, policy, TINY, load_board("arty-z7-20"), work, sums)
+    write_package(directory, policy, TINY, load_board("arty-z7-20"), network, image)
     return directory
 
 
-def test_its_programs_on_its_verilog_give_the_reference_outputs_in_the_models_cycles(package: Path) -> None:
-    runs, _ = run_package(package)
-    assert [run.entry["name"] for run in runs] == ["sample0", "sample1", "sample2"]
-    assert all(run.mismatches == 0 and run.entry["outputs"] > 0 for run in runs)
-    assert [run.rtl_cycles for run in runs] == [run.entry["cycles"] for run in runs]
+def test_its_program_on_its_verilog_gives_the_reference_scores_in_the_models_cycles(package: Path) -> None:
+    run = run_package(package)
+    manifest = read_manifest(package)
+    assert (run.mismatches, run.rtl_cycles) == (0, manifest["cycles"])
+    assert manifest["program"]["scores"] == 10
+    assert sum(layer["cycles"] for layer in manifest["layers"]) == manifest["cycles"]
+
+
+def replace_file(package: Path, name: str, content: bytes) -> None:
+    """A file and its hash in the manifest."""
+    manifest = json.loads((package / "manifest.json").read_text())
+    (package / name).write_bytes(content)
+    manifest["sha256"][name] = hashlib.sha256(content).hexdigest()
+    (package / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_wrong_expectations_would_be_noticed(package: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(package, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    name = f"{manifest['layers'][0]['folder']}/expected.bin"
-    content = bytearray((copy / name).read_bytes())
-    content[0] ^= 1
-    (copy / name).write_bytes(content)
-    manifest["sha256"][name] = hashlib.sha256(content).hexdigest()
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    runs, _ = run_package(copy)
-    assert [run.mismatches for run in runs] == [1, 0, 0]
+    scores = bytearray((copy / "program/scores.bin").read_bytes())
+    scores[2] ^= 1
+    replace_file(copy, "program/scores.bin", bytes(scores))
+    assert run_package(copy).mismatches == 1
+
+
+def test_another_image_gives_other_scores(package: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(package, copy)
+    pixels = (copy / "program/image_0.bin").read_bytes()
+    replace_file(copy, "program/image_0.bin", bytes(len(pixels)))
+    assert run_package(copy).mismatches > 5
 
 
 def test_verilator_has_nothing_to_say_about_its_verilog(package: Path) -> None:
-    assert lint(package / "rtl" / "codesign_engine.v") == []
+    assert lint(package / "rtl" / f"{TOP}.v") == []
 
 
 @pytest.mark.parametrize(
@@ -82,17 +84,18 @@ def test_verilator_has_nothing_to_say_about_its_verilog(package: Path) -> None:
     ],
 )
 def test_the_waivers_hide_no_width_and_no_latch(package: Path, tmp_path: Path, fault: str, rule: str) -> None:
-    source = (package / "rtl" / "codesign_engine.v").read_text()
-    head, tail = source.rsplit("endmodule", 1)
-    broken = tmp_path / "codesign_engine.v"
-    broken.write_text(f"{head}{fault}endmodule{tail}")
+    source = (package / "rtl" / f"{TOP}.v").read_text()
+    before, top = source.split(f"module {TOP}(", 1)
+    head, tail = top.split("endmodule", 1)
+    broken = tmp_path / f"{TOP}.v"
+    broken.write_text(f"{before}module {TOP}({head}{fault}endmodule{tail}")
     assert any(line.startswith(f"%Warning-{rule}") for line in lint(broken))
 
 
 def test_the_build_script_is_complete_tcl_for_the_boards_part(package: Path) -> None:
     script = (package / "vivado" / "build.tcl").read_text()
     commands = script.split("\n")
-    assert "synth_design -top codesign_engine -part xc7z020clg400-1 -mode out_of_context" in commands
+    assert f"synth_design -top {TOP} -part xc7z020clg400-1 -mode out_of_context" in commands
     tkinter = pytest.importorskip("tkinter", reason="Python's Tcl interpreter, Debian's package python3-tk")
     called: list[str] = []
     tcl = tkinter.Tcl()
@@ -114,9 +117,11 @@ def test_a_changed_file_is_refused(package: Path, tmp_path: Path) -> None:
         read_manifest(copy)
 
 
-def test_a_folder_with_other_things_is_not_replaced(package: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_things_is_not_replaced(
+    lenet: tuple[Policy, IntegerNetwork, torch.Tensor], tmp_path: Path
+) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    policy = Policy.from_yaml(package / "policy.yaml")
+    policy, network, image = lenet
     with pytest.raises(InputError, match="holds something that is not a package"):
-        write_package(tmp_path, policy, TINY, load_board("arty-z7-20"), [], [])
+        write_package(tmp_path, policy, TINY, load_board("arty-z7-20"), network, image)
     assert (tmp_path / "thesis.tex").exists()

@@ -12,12 +12,12 @@ from policies.quantizers import activation_scale
 
 
 class Small(nn.Module):
-    """Convolution, depthwise convolution, residual addition, linear layer."""
+    """Convolution, dilated depthwise convolution, residual addition, linear layer."""
 
     def __init__(self):
         super().__init__()
         self.first = nn.Conv2d(2, 4, 3, padding=1)
-        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.BatchNorm2d(4))
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4, bias=False), nn.BatchNorm2d(4))
         self.last = nn.Linear(4, 3)
 
     def forward(self, x):
@@ -78,7 +78,8 @@ def test_forward_is_the_network_of_quantized_values(traced, calibration, images)
         bias = layer.bias.detach().double()
         if layer.layer.kind == "linear":
             return torch.from_numpy(x) @ weight[:, :, 0, 0].T + bias
-        return F.conv2d(torch.from_numpy(x), weight, bias, 1, layer.layer.padding, groups=layer.layer.groups)
+        around = 2 if layer is body else 1
+        return F.conv2d(torch.from_numpy(x), weight, bias, 1, around, around, layer.layer.groups)
 
     first, body, last = network.layers.values()
     x = run(first, images.double()).relu()
@@ -108,7 +109,18 @@ def test_activation_scales_fit_what_the_float_layers_see(traced, calibration, im
     for layer in traced.layers:
         ours, best = calibration.scale(layer.name, 3), activation_scale(seen[layer.name], 3, layer.signed_activations)
         assert ours == pytest.approx(best, rel=0.1)  # samples of a large tensor
-    assert calibration.largest_input == float(images.abs().max())
+
+
+def test_the_largest_value_is_that_of_all_nodes(traced, calibration, images):
+    first, body, last = (traced.graph_module.get_submodule(layer.name) for layer in traced.layers)
+    a = first(images)
+    b = body(a.relu())
+    c = a.relu() + b
+    d = c.relu().mean((2, 3))
+    largest = max(float(x.detach().abs().max()) for x in (images, a, b, c, d, last(d)))
+    assert calibration.largest_value == pytest.approx(largest)
+    assert Calibration(traced, 1e-3 * images).largest_value < largest
+    assert QuantizedNetwork(traced, uniform(traced, 3, 3), calibration).largest_value == calibration.largest_value
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])

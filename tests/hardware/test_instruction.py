@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardware.errors import InputError
-from hardware.instruction import FIELDS, INSTRUCTION_WORDS, OPCODE_RUN, encode
+from hardware.instruction import FIELDS, INSTRUCTION_WORDS, MAX_PORTS, OPCODE_MAXIMUM, OPCODES, SEGMENTS, encode
 
 ZEROS = dict.fromkeys(FIELDS, 0)
 
@@ -40,9 +40,22 @@ def test_a_full_field_touches_no_other(name):
 
 
 def test_the_first_fields_lie_where_the_documentation_says():
-    words = encode(ZEROS | {"opcode": OPCODE_RUN, "last": 1, "weight_bits": 5, "activation_bits": 8, "chunks": 0xABC})
-    assert words[0] == 1 | 1 << 8 | 5 << 12 | 8 << 16 | 0xABC << 20
+    first = {"opcode": OPCODE_MAXIMUM, "last": 1, "signed_activations": 1, "activation_bits": 8, "chunks": 0xABC}
+    words = encode(ZEROS | first | {"row_tiles": 0x1234})
+    # opcode 8 bits, five flags, activation_bits 4, chunks 16, row_tiles 16
+    assert words[0] == 3 | 1 << 8 | 1 << 10 | 8 << 13 | 0xABC << 17 | 0x1234 << 33
     assert not words[1:].any()
+
+
+def test_there_is_a_field_for_everything_that_comes_several_times():
+    for part in ("bits", "tiles", "entries"):
+        assert {f"segment_{i}_{part}" for i in range(SEGMENTS)} == {
+            name for name in FIELDS if name.startswith("segment_") and name.endswith(part)
+        }
+    assert len(range(8 + 1)) == SEGMENTS  # one per width, pruned kernels included
+    assert {name for name in FIELDS if name[-5:] == "start"} == {f"port_{p}_start" for p in range(MAX_PORTS)}
+    assert len(set(OPCODES)) == len(OPCODES) == 3
+    assert 0 not in OPCODES  # empty memory is no instruction
 
 
 @pytest.mark.parametrize("name", FIELDS)

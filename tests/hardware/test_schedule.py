@@ -5,91 +5,141 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hardware.cycles import layer_cycles
 from hardware.errors import InputError
+from hardware.instruction import SEGMENTS
 from hardware.layer import Layer
-from hardware.schedule import schedule
+from hardware.schedule import RESIDENT_GROUP, Output, Pass, schedule, value_words, vector_passes
 
 LINEAR = Layer("fc", "linear", in_channels=100, out_channels=5, images=7)
+DEPTHWISE = Layer("dw", "conv", 140, 140, 5, 4, kernel=(3, 2), groups=140)
+SUMS, VALUES, PLANES, BOTH = Output(sums=True), Output(values=True), Output(plane_bits=4), Output(False, True, 8)
 
 layers = st.builds(
-    lambda images, inputs, outputs, size, kernel, stride: Layer(
-        "x", "conv", inputs, outputs, *size, kernel=kernel, stride=stride, padding=(1, 0), images=images
+    lambda images, inputs, outputs, groups, size, kernel, stride, dilation: Layer(
+        *("x", "conv", inputs * groups, outputs * groups, *size),
+        kernel=kernel,
+        stride=stride,
+        padding=(1, 0),
+        dilation=(1, dilation),
+        groups=groups,
+        images=images,
     ),
     images=st.integers(1, 3),
-    inputs=st.integers(1, 200),
+    inputs=st.integers(1, 80),
     outputs=st.integers(1, 20),
-    size=st.tuples(st.integers(3, 6), st.integers(3, 6)),
+    groups=st.sampled_from([1, 1, 1, 3, 9]),
+    size=st.tuples(st.integers(3, 6), st.integers(5, 6)),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    dilation=st.integers(1, 2),
 )
-arrays = st.fixed_dictionaries(
+machines = st.fixed_dictionaries(
     {
-        "dm": st.sampled_from([2, 4, 6]),
+        "dm": st.sampled_from([2, 4, 16]),
         "dk": st.sampled_from([64, 128, 256]),
         "dn": st.integers(1, 5),
-        "lhs_entries": st.integers(300, 900),
-        "rhs_entries": st.integers(300, 900),
+        "lhs_entries": st.sampled_from([512, 1024]),
+        "rhs_entries": st.sampled_from([512, 1024]),
+        "plane_words": st.sampled_from([16, 32, 512]),
     }
 )
+outputs = st.sampled_from([SUMS, VALUES, PLANES, BOTH])
 
 
-def products(plan) -> Counter:
-    """How often the schedule's loop nest computes each output (kernel, pixel), and at which weight width."""
+def row_tiles(work: Pass) -> list[tuple[tuple[int, ...], int]]:
+    """Kernels and width of every row tile."""
+    widths = [bits for bits, tiles in work.segments for _ in range(tiles)]
+    return [(work.kernels[row * work.dm : (row + 1) * work.dm], bits) for row, bits in enumerate(widths)]
+
+
+def products(passes) -> Counter:
+    """How often the schedule's loop nest computes each output (kernel, pixel)."""
     done: Counter = Counter()
-    for work in plan.passes:
+    for work in passes:
         for group in range(0, work.column_tiles, work.group_tiles):
-            for row in range(work.row_tiles):
+            for kernels, _ in row_tiles(work):
                 for tile in range(group, min(group + work.group_tiles, work.column_tiles)):
-                    for kernel in work.kernels[row * work.dm : (row + 1) * work.dm]:
-                        for column in range(work.columns(tile)):
-                            done[kernel, tile * work.dn + column, work.weight_bits] += 1
+                    done.update((kernel, tile * work.dn + c) for kernel in kernels for c in range(work.columns(tile)))
     return done
 
 
-@given(layer=layers, array=arrays, data=st.data(), activation_bits=st.integers(1, 8))
-def test_every_output_of_every_unpruned_kernel_is_computed_once_at_its_width(
-    machine, layer, array, data, activation_bits
-):
+@given(layer=layers, array=machines, output=outputs, data=st.data(), activation_bits=st.integers(1, 8))
+def test_every_output_is_computed_once_and_wide_enough(machine, layer, array, output, data, activation_bits):
+    assume(not output.plane_bits or array["plane_words"] >= 3 * array["dn"])
     bits = data.draw(st.lists(st.integers(0, 8), min_size=layer.out_channels, max_size=layer.out_channels))
-    plan = schedule(layer, bits, activation_bits, machine(**array))
-    wanted = {
-        (kernel, pixel, bits[kernel]) for kernel in range(len(bits)) if bits[kernel] for pixel in range(layer.pixels)
-    }
-    done = products(plan)
-    assert set(done) == wanted
-    assert all(times == 1 for times in done.values())
-    assert all(work.activation_bits == activation_bits for work in plan.passes)
+    plan = schedule(layer, bits, activation_bits, machine(**array), output=output)
+    wanted = {k for k in range(len(bits)) if bits[k] or not output.sums}  # a pruned kernel has a bias, but no sum
+    done = products(plan.passes)
+    assert set(done) == {(kernel, pixel) for kernel in wanted for pixel in range(layer.pixels)}
+    assert set(done.values()) <= {1}
+    for work in plan.passes:
+        tiles = row_tiles(work)
+        assert 1 <= len(work.segments) <= SEGMENTS
+        assert all(kernels and width == max(bits[k] for k in kernels) for kernels, width in tiles)
+        assert [width for _, width in tiles] == sorted((width for _, width in tiles), reverse=True)
+        assert work.activation_bits == activation_bits
+        # Two passes never write bits of one word.
+        assert work is plan.passes[-1] or not output.plane_bits or len(work.kernels) % 64 == 0
 
 
-@given(layer=layers, array=arrays, bits=st.tuples(st.integers(1, 8), st.integers(1, 8)))
-def test_tiles_fill_the_rings_and_never_overflow_them(machine, layer, array, bits):
+@given(layer=layers, array=machines, output=outputs, bits=st.tuples(st.integers(1, 8), st.integers(1, 8)))
+def test_buffers_hold_what_must_lie_in_them_together(machine, layer, array, output, bits):
+    assume(not output.plane_bits or array["plane_words"] >= 3 * array["dn"])
     accelerator = machine(**array)
-    (work,) = schedule(layer, *bits, accelerator).passes
     lanes, taps = accelerator.array.dk // 64, layer.kernel[0] * layer.kernel[1]
-    assert work.chunks * lanes >= taps * work.channel_words > (work.chunks - 1) * lanes
-    assert work.channel_words * 64 >= layer.in_channels > (work.channel_words - 1) * 64
-    for slots, entries, room in (
-        (work.lhs_slots, work.lhs_tile_entries, accelerator.buffers.lhs_entries),
-        (work.rhs_slots, work.rhs_tile_entries, accelerator.buffers.rhs_entries),
-    ):
-        assert slots * entries <= room < (slots + 1) * entries
-    assert (work.lhs_tile_entries, work.rhs_tile_entries) == (bits[0] * work.chunks, bits[1] * work.chunks)
-    assert work.steps == bits[0] * bits[1] * work.chunks
-    assert work.lhs_resident == (work.row_tiles <= work.lhs_slots)
-    assert 1 <= work.group_tiles <= min(work.rhs_slots, work.column_tiles)
-    assert (work.row_tiles - 1) * work.dm < layer.out_channels <= work.row_tiles * work.dm
-    assert 1 <= work.last_columns <= work.dn
-    assert work.lhs_tile_words == accelerator.array.dm * bits[0] * work.chunks * lanes
-    assert work.column_words == taps * bits[1] * work.channel_words
+    for work in schedule(layer, *bits, accelerator, output=output).passes:
+        first, behind = work.channel_words
+        inputs, per_group = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+        assert first * 64 <= min(work.kernels) // per_group * inputs
+        assert behind * 64 >= (max(work.kernels) // per_group + 1) * inputs
+        assert behind <= -(-layer.in_channels // 64)
+        assert work.chunks * lanes >= taps * (behind - first) > (work.chunks - 1) * lanes
+        entries = bits[0] * work.chunks + (not output.sums)
+        assert work.lhs_tile_entries(bits[0]) == entries <= accelerator.buffers.lhs_entries
+        assert work.lhs_resident == (entries * work.row_tiles <= accelerator.buffers.lhs_entries)
+        assert work.rhs_tile_entries == bits[1] * work.chunks
+        assert 1 <= work.group_tiles <= work.column_tiles
+        assert work.group_tiles * work.rhs_tile_entries <= accelerator.buffers.rhs_entries
+        if output.plane_bits:  # the planes of a group, and of two tiles that are still being written
+            pixels = (min(work.group_tiles, work.column_tiles) + 2) * work.dn
+            assert pixels * work.plane_words <= accelerator.buffers.plane_words
+        assert (work.row_tiles - 1) * work.dm < len(work.kernels) <= work.row_tiles * work.dm
+        assert 1 <= work.last_columns <= work.dn
+        assert (work.column_tiles - 1) * work.dn + work.last_columns == layer.pixels
+        assert work.steps(bits[0]) == bits[0] * bits[1] * work.chunks
+        assert work.lhs_tile_words(bits[0]) == accelerator.array.dm * entries * lanes
+        assert work.column_words == taps * bits[1] * (behind - first)
+        assert work.row_runs * work.run_words == layer.kernel[1] * bits[1] * (behind - first)
 
 
-def test_kernels_of_one_width_share_a_pass_widest_first_in_their_order(tiny):
-    plan = schedule(replace(LINEAR, out_channels=7), [2, 8, 0, 2, 8, 1, 2], 4, tiny)
-    assert [(work.weight_bits, work.kernels) for work in plan.passes] == [(8, (1, 4)), (2, (0, 3, 6)), (1, (5,))]
+def test_kernels_are_sorted_by_width_and_equal_ones_share_tiles(tiny):
+    (work,) = schedule(replace(LINEAR, out_channels=7), [2, 8, 0, 2, 8, 1, 2], 4, tiny).passes
+    assert work.kernels == (1, 4, 0, 3, 6, 5)
+    assert work.segments == ((8, 1), (2, 2))  # kernel 5 shares a tile with kernel 6
+    (work,) = schedule(replace(LINEAR, out_channels=7), [2, 8, 0, 2, 8, 1, 2], 4, tiny, output=VALUES).passes
+    assert (work.kernels, work.segments) == ((1, 4, 0, 3, 6, 5, 2), ((8, 1), (2, 2), (0, 1)))
+
+
+def test_all_widths_at_once_fill_the_segments(tiny):
+    layer = replace(LINEAR, out_channels=18)
+    (work,) = schedule(layer, [k // 2 for k in range(18)], 4, tiny, output=VALUES).passes
+    assert work.segments == tuple((bits, 1) for bits in range(8, -1, -1))
+
+
+def test_an_order_is_kept_and_if_it_changes_widths_too_often_all_tiles_are_wide(tiny):
+    layer = replace(LINEAR, out_channels=20)
+    order = [*range(10, 20), *range(10)]
+    (work,) = schedule(layer, [2] * 10 + [5] * 10, 4, tiny, output=VALUES, order=order).passes
+    assert (work.kernels, work.segments) == (tuple(order), ((5, 5), (2, 5)))
+    alternating = [1 + 2 * (k // 2 % 2) for k in range(20)]
+    (work,) = schedule(layer, alternating, 4, tiny, output=VALUES, order=range(20)).passes
+    assert (work.kernels, work.segments) == (tuple(range(20)), ((3, 10),))
+    (work,) = schedule(replace(layer, out_channels=18), alternating[:18], 4, tiny, order=range(18)).passes
+    assert len(work.segments) == SEGMENTS
 
 
 def test_one_width_is_the_same_as_that_width_for_every_kernel(tiny):
@@ -97,47 +147,173 @@ def test_one_width_is_the_same_as_that_width_for_every_kernel(tiny):
 
 
 @pytest.mark.parametrize("bits", [0, [0] * 5])
-def test_a_layer_whose_kernels_are_all_pruned_has_no_pass_and_no_cycle(tiny, bits):
+def test_a_layer_whose_kernels_are_all_pruned_has_no_pass_and_no_cycle_unless_it_has_biases(tiny, bits):
     plan = schedule(LINEAR, bits, 4, tiny)
     assert plan.passes == ()
     assert layer_cycles(plan) == 0
+    (work,) = schedule(LINEAR, bits, 4, tiny, output=VALUES).passes
+    assert work.segments == ((0, 3),)
+    assert work.lhs_tile_words(0) == 2  # a word of constants per row
 
 
-@pytest.mark.parametrize(("lhs_entries", "resident"), [(23, False), (24, True), (25, True)])
-def test_weights_that_just_fit_stay_resident(machine, lhs_entries, resident):
-    # 3 row tiles of 4 bits * 2 chunks.
-    (work,) = schedule(replace(LINEAR, out_channels=6), 4, 4, machine(lhs_entries=lhs_entries)).passes
-    assert (work.row_tiles, work.lhs_tile_entries, work.lhs_resident) == (3, 8, resident)
+@pytest.mark.parametrize(("kernels", "output", "resident"), [(8, SUMS, True), (9, SUMS, False), (8, VALUES, False)])
+def test_weights_that_just_fit_stay_resident(machine, kernels, output, resident):
+    # 4 bits * 2 chunks for each of four or five row tiles, and an entry for constants where there are some.
+    plan = schedule(replace(LINEAR, out_channels=kernels), 4, 4, machine(lhs_entries=32), output=output)
+    assert plan.passes[0].lhs_resident == resident
 
 
-def test_streamed_weights_share_half_the_ring_of_activations(machine):
-    # 5 row tiles of 2 * 2 entries do not fit 16; one column tile has 4 * 2, so a ring of 48 has 6 slots.
-    layer = replace(LINEAR, out_channels=10, images=40)
-    (work,) = schedule(layer, 2, 4, machine(lhs_entries=16, rhs_entries=48)).passes
-    assert (work.lhs_resident, work.lhs_slots, work.rhs_slots, work.group_tiles) == (False, 4, 6, 3)
-    # All 5 column tiles fit: one group, no half to be refilled.
-    (work,) = schedule(replace(layer, images=9), 2, 4, machine(lhs_entries=16, rhs_entries=48)).passes
-    assert (work.column_tiles, work.group_tiles, work.last_columns) == (5, 5, 1)
+def test_widths_count_tile_by_tile_for_residency(machine):
+    layer = replace(LINEAR, out_channels=8)
+    assert schedule(layer, [8, 8, 4, 4, 3, 3, 1, 1], 4, machine(lhs_entries=32)).passes[0].lhs_resident
+    assert not schedule(layer, [8, 8, 4, 4, 4, 3, 1, 1], 4, machine(lhs_entries=32)).passes[0].lhs_resident
+
+
+@pytest.mark.parametrize(("images", "tiles", "group"), [(40, 20, 4), (17, 9, 4), (16, 8, 8), (3, 2, 2)])
+def test_streamed_weights_meet_half_the_ring_of_activations_or_all_of_them(machine, images, tiles, group):
+    # 5 row tiles of 2 * 2 entries do not fit 16; one column tile has 4 * 2, so 64 entries hold eight.
+    layer = replace(LINEAR, out_channels=10, images=images)
+    (work,) = schedule(layer, 2, 4, machine(lhs_entries=16, rhs_entries=64)).passes
+    assert (work.lhs_resident, work.column_tiles, work.group_tiles) == (False, tiles, group)
+
+
+def test_resident_weights_need_groups_only_for_their_constants(machine):
+    layer = replace(LINEAR, images=400)
+    assert schedule(layer, 4, 4, machine(rhs_entries=1024)).passes[0].group_tiles == 1
+    for output in (VALUES, PLANES, BOTH):
+        (work,) = schedule(layer, 4, 4, machine(rhs_entries=1024), output=output).passes
+        assert work.group_tiles == RESIDENT_GROUP == 8
+        (work,) = schedule(layer, 4, 4, machine(rhs_entries=64), output=output).passes
+        assert work.group_tiles == 4  # half of the ring's eight
 
 
 @pytest.mark.parametrize(
-    ("buffers", "message"),
+    ("plane_words", "parts"),
     [
-        (
-            {"lhs_entries": 23},
-            r"'fc' needs 24 entries for one weight tile at 8 bits, but the weight buffer has 23: use",
-        ),
-        (
-            {"rhs_entries": 20},
-            r"'fc' needs 21 entries for one activation tile at 7 bits, but the activation buffer has 20",
-        ),
+        (512, [(200, 4, 8)]),  # kernels, words of a plane of a pixel, group
+        (64, [(200, 4, 6)]),  # 2 columns * 4 words leave room for eight tiles, two of which lie behind the group
+        (32, [(200, 4, 2)]),
+        (16, [(128, 2, 2), (72, 2, 2)]),  # three tiles at least: two words each
     ],
 )
-def test_a_dot_product_too_long_for_a_buffer_is_refused_with_the_numbers(machine, buffers, message):
-    layer = replace(LINEAR, in_channels=129)  # 3 chunks
-    assert schedule(layer, 8, 7, machine(lhs_entries=24, rhs_entries=21)).passes
+def test_the_plane_buffer_limits_groups_and_passes(machine, plane_words, parts):
+    layer = replace(LINEAR, out_channels=200, images=40)
+    plan = schedule(layer, 1, 1, machine(plane_words=plane_words), output=PLANES)
+    assert [(len(work.kernels), work.plane_words, work.group_tiles) for work in plan.passes] == parts
+    assert len(schedule(layer, 1, 1, machine(plane_words=plane_words), output=VALUES).passes) == 1
+
+
+def test_channel_groups_read_only_the_words_of_their_inputs(tiny):
+    plan = schedule(DEPTHWISE, 4, 4, tiny)
+    assert [(len(work.kernels), work.channel_words, work.dense_rows) for work in plan.passes] == [
+        (64, (0, 1), False),
+        (64, (1, 2), False),
+        (12, (2, 3), False),
+    ]
+    pairs = schedule(replace(DEPTHWISE, out_channels=70, groups=70), 4, 4, tiny).passes
+    assert [(work.kernels[0], work.channel_words) for work in pairs] == [(0, (0, 2)), (64, (2, 3))]
+    (few,) = schedule(replace(DEPTHWISE, in_channels=64, out_channels=192, groups=64), 4, 4, tiny).passes
+    assert (few.channel_words, few.dense_rows) == ((0, 1), True)
+
+
+def test_dilated_windows_are_fetched_pixel_by_pixel(tiny):
+    layer = Layer("c", "conv", 70, 2, 9, 9, kernel=(3, 3))
+    for dilation, dense in (((1, 1), True), ((2, 1), True), ((1, 2), False)):
+        (work,) = schedule(replace(layer, dilation=dilation), 1, 3, tiny).passes
+        assert (work.dense_rows, work.row_runs, work.run_words) == ((True, 1, 18) if dense else (False, 3, 6))
+
+
+POOL = Layer("pool", "conv", 30, 30, 9, 9, kernel=(3, 3), stride=(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("dm", "output", "words"),
+    [
+        (2, VALUES, [(0, 3), (3, 6), (6, 8)]),  # half of 64 entries holds 3 words of all 9 pixels
+        (16, VALUES, [(0, 4), (4, 8)]),  # 16 channels at least, though they need more than half
+    ],
+)
+def test_a_vector_pass_takes_as_many_channels_as_half_the_ring_holds(machine, dm, output, words):
+    passes = vector_passes("sum", POOL, machine(dm=dm, rhs_entries=64), output)
+    assert [work.channel_words for work in passes] == words
+    assert [work.kernels for work in passes] == [tuple(range(4 * a, min(4 * b, 30))) for a, b in words]
+    assert not any(work.dense_rows for work in passes)
+    assert all(work.segments == ((0, -(-len(work.kernels) // dm)),) for work in passes)
+    assert all(work.steps(0) == 9 * max(1, dm // 4) for work in passes)  # a word at a time
+    (whole,) = vector_passes("maximum", POOL, machine(dm=dm, rhs_entries=256), output)
+    assert (whole.channel_words, whole.dense_rows, whole.operation) == ((0, 8), True, "maximum")
+    assert whole.group_tiles == 1
+
+
+def test_bit_planes_keep_64_channels_of_a_vector_pass_together(machine):
+    layer = replace(POOL, in_channels=150, out_channels=150)
+    passes = vector_passes("sum", layer, machine(rhs_entries=512, plane_words=16), PLANES)
+    assert [work.channel_words for work in passes] == [(0, 16), (16, 32), (32, 38)]
+    passes = vector_passes("sum", layer, machine(rhs_entries=1024, plane_words=16), PLANES)
+    assert [work.channel_words for work in passes] == [(0, 32), (32, 38)]  # two words in the plane buffer
+    with pytest.raises(InputError, match=r"'pool' needs 144 entries for one activation tile, but .* has 128"):
+        vector_passes("sum", layer, machine(rhs_entries=128), PLANES)
+
+
+@given(
+    channels=st.integers(1, 300),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    array=machines,
+    output=st.sampled_from([VALUES, PLANES, BOTH]),
+)
+def test_every_value_of_a_vector_operation_is_made_once(machine, channels, kernel, array, output):
+    assume(not output.plane_bits or array["plane_words"] >= 3 * array["dn"])
+    accelerator = machine(**array)
+    layer = Layer("pool", "conv", channels, channels, 5, 6, kernel=kernel)
+    passes = vector_passes("sum", layer, accelerator, output)
+    assert products(passes) == Counter({(c, pixel): 1 for c in range(channels) for pixel in range(layer.pixels)})
+    assert [work.channel_words[0] for work in passes] == [0, *(work.channel_words[1] for work in passes[:-1])]
+    for work in passes:
+        assert work.rhs_tile_entries <= accelerator.buffers.rhs_entries
+        assert work.channel_words[0] == work.kernels[0] / 4
+        assert not output.plane_bits or work.kernels[0] % 64 == 0
+        assert not output.plane_bits or 3 * work.dn * work.plane_words <= array["plane_words"]
+
+
+@pytest.mark.parametrize(
+    ("dm", "channels", "words"), [(2, 1, 1), (2, 4, 1), (2, 5, 2), (4, 5, 2), (8, 5, 2), (8, 9, 4), (64, 65, 32)]
+)
+def test_a_pixel_has_room_for_whole_row_tiles_of_values(machine, dm, channels, words):
+    assert value_words(channels, machine(dm=dm)) == words
+
+
+def test_a_window_whose_sum_can_leave_the_vector_units_totals_is_refused(machine):
+    layer = Layer("pool", "conv", 4, 4, 33, 32, kernel=(33, 32))
+    with pytest.raises(InputError, match="windows of 1056 pixels, but the machine adds up at most 1024 values"):
+        vector_passes("sum", layer, machine(rhs_entries=4096), VALUES)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "buffers", "message"),
+    [
+        (257, {}, r"'fc' needs 40 entries for one weight tile, but the weight buffer has 32: use fewer bits"),
+        (257, {"lhs_entries": 64}, r"'fc' needs 35 entries for one activation tile, but the activation buffer has 32"),
+    ],
+)
+def test_a_dot_product_too_long_for_a_buffer_is_refused_with_the_numbers(machine, inputs, buffers, message):
+    small = {"lhs_entries": 32, "rhs_entries": 32} | buffers
+    assert schedule(replace(LINEAR, in_channels=256), 8, 7, machine(**small)).passes
     with pytest.raises(InputError, match=message):
-        schedule(layer, 8, 7, machine(**{"lhs_entries": 24, "rhs_entries": 21} | buffers))
+        schedule(replace(LINEAR, in_channels=inputs), 8, 7, machine(**small))
+
+
+def test_constants_need_an_entry_too(machine):
+    layer, small = replace(LINEAR, in_channels=256), machine(lhs_entries=32)
+    assert schedule(layer, 8, 4, small).passes
+    with pytest.raises(InputError, match=r"'fc' needs 33 entries for one weight tile, but the weight buffer has 32"):
+        schedule(layer, 8, 4, small, output=VALUES)
+
+
+def test_a_plane_buffer_without_room_for_three_column_tiles_is_refused(machine):
+    assert schedule(LINEAR, 4, 4, machine(dn=5, plane_words=16), output=PLANES).passes
+    with pytest.raises(InputError, match=r"'fc' needs 18 plane_words for 6 columns, but variant has 16: give it more"):
+        schedule(LINEAR, 4, 4, machine(dn=6, plane_words=16), output=PLANES)
+    assert schedule(LINEAR, 4, 4, machine(dn=6, plane_words=16), output=VALUES).passes
 
 
 @pytest.mark.parametrize(
@@ -148,8 +324,8 @@ def test_a_dot_product_too_long_for_a_buffer_is_refused_with_the_numbers(machine
         (LINEAR, ([4] * 4, 4), r"'fc' expects weight bits .* one per kernel \(5\), got \[4, 4, 4, 4\]"),
         (LINEAR, (4, 0), r"'fc' expects activation bits 1 to 8, got 0"),
         (LINEAR, (4, 9), r"'fc' expects activation bits 1 to 8, got 9"),
-        (Layer("dw", "conv", 4, 4, 8, 8, kernel=(3, 3), groups=4), (4, 4), r"'dw' has 4 channel groups.*leave"),
         (Layer("c", "conv", 4, 4, 2, 9, kernel=(3, 3)), (4, 4), r"'c' has no output pixels: its kernel is larger"),
+        (Layer("d", "conv", 4, 4, 4, 9, kernel=(3, 3), dilation=(2, 1)), (4, 4), r"'d' has no output pixels"),
     ],
 )
 def test_work_that_cannot_run_is_refused_with_the_layer_and_the_value(tiny, layer, bits, message):
@@ -157,23 +333,35 @@ def test_work_that_cannot_run_is_refused_with_the_layer_and_the_value(tiny, laye
         schedule(layer, *bits, tiny)
 
 
+def test_bipolar_weights_in_channel_groups_are_refused(tiny):
+    assert schedule(replace(DEPTHWISE, groups=1), 1, 4, tiny, bipolar=True).passes[0].bipolar
+    with pytest.raises(
+        InputError, match=r"'dw' has 140 channel groups and bipolar weights, .*: give its weights one more"
+    ):
+        schedule(DEPTHWISE, 1, 4, tiny, bipolar=True)
+
+
 @pytest.mark.parametrize(
-    ("reduction", "fits"),
-    [(2**31 // (128 * 255), True), (2**31 // (128 * 255) + 1, False)],
+    ("weight_bits", "kind", "largest_weight"),
+    [
+        (8, {}, 128),
+        (8, {"signed_weights": False}, 255),
+        (8, {"bipolar": True}, 257),  # 2 * -128 + 1 has the magnitude 255, but the bound is of |2 w| + 1
+    ],
 )
-def test_sums_beyond_32_bits_are_refused(machine, reduction, fits):
+def test_sums_beyond_32_bits_are_refused(machine, weight_bits, kind, largest_weight):
     wide = machine(dk=512, lhs_entries=32768, rhs_entries=32768)
+    reduction = (2**31 - 1) // (largest_weight * 255)
     layer = Layer("long", "linear", in_channels=reduction, out_channels=2)
-    if fits:
-        schedule(layer, 8, 8, wide)
-    else:
-        with pytest.raises(InputError, match=r"'long' can sum up to [0-9]+, but the machine's results have 32 bits"):
-            schedule(layer, 8, 8, wide)
+    assert schedule(layer, weight_bits, 8, wide, **kind).passes
+    with pytest.raises(InputError, match=r"'long' can sum up to [0-9]+, but the machine's results have 32 bits"):
+        schedule(replace(layer, in_channels=reduction + 1), weight_bits, 8, wide, **kind)
 
 
 def test_widths_may_be_numpy_integers(tiny):
     layer = Layer("one", "linear", in_channels=10, out_channels=3)
     assert schedule(layer, np.int64(2), np.int64(3), tiny) == schedule(layer, 2, 3, tiny)
+    assert schedule(layer, np.array([2, 0, 3]), 3, tiny) == schedule(layer, [2, 0, 3], 3, tiny)
 
 
 def test_a_layer_without_size_is_refused():

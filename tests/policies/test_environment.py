@@ -74,6 +74,11 @@ def test_observations_are_haqs_ten_dimensions_normalized_over_the_layers():
     assert all(observation.dtype == np.float32 for observation in seen)
 
 
+def test_a_linear_layer_is_told_by_its_features_also_after_a_flatten():
+    flat, image = Layer("head", "linear", 36, 10), Layer("head", "linear", 4, 10, 3, 3, (3, 3))
+    assert np.array_equal(layer_features([*LAYERS[:3], flat]), layer_features([*LAYERS[:3], image]))
+
+
 def test_a_feature_that_is_the_same_in_all_layers_is_zero():
     layers = [Layer(name, "conv", 1000, 1000, 4, 4, (3, 3)) for name in ("a", "b")]
     env = BitWidthEnv("net", layers, COSTS[:2], Budget("latency", 1.0), MeanBits())

@@ -1,163 +1,227 @@
 """The execute stage against plain nested loops over tiles, bit planes and chunks."""
 
+from dataclasses import dataclass, field, replace
+
 import numpy as np
 import pytest
 
-from hardware.instruction import FIELDS
-from hardware.timing import DISPATCH, RESULT_TO_FREE, WORD_TO_READY
+from hardware.instruction import FIELDS, OPCODE_MATRIX, OPCODE_SUM
 from rtl.execute import Execute
 
-# weight bits, activation bits, chunks, row tiles, column tiles, group tiles, weight slots, activation slots
-CASES = [
-    (1, 1, 1, 1, 1, 1, 1, 1),
-    (1, 1, 1, 3, 4, 2, 2, 4),  # every step is a last step
-    (2, 3, 2, 1, 5, 1, 3, 2),
-    (4, 2, 3, 2, 3, 1, 2, 2),  # resident
-    (3, 4, 1, 3, 5, 2, 2, 4),  # streamed in groups
-    (8, 8, 1, 4, 2, 2, 1, 2),  # one weight slot
-    (5, 1, 2, 2, 3, 3, 1, 3),
+DN, DEPTH = 4, {"lhs": 64, "rhs": 128}
+
+
+@dataclass(frozen=True)
+class Work:
+    segments: tuple[tuple[int, int], ...] = ((1, 1),)  # weight bits, row tiles
+    bits: int = 1
+    chunks: int = 1
+    column_tiles: int = 1
+    group_tiles: int = 1
+    resident: bool = False
+    constants: bool = False
+    last_columns: int = 3
+    taps: int = 0  # of a vector pass, whose row tiles are groups of channels
+    signed: tuple[int, int] = (1, 0)  # weights, activations
+
+    @property
+    def rows(self) -> list[int]:
+        return [bits for bits, tiles in self.segments for _ in range(tiles)]
+
+    def columns(self, tile: int) -> int:
+        return self.last_columns if tile == self.column_tiles - 1 else DN
+
+    def fields(self) -> dict[str, int]:
+        fields = dict.fromkeys(FIELDS, 0) | {
+            "opcode": OPCODE_SUM if self.taps else OPCODE_MATRIX,
+            "signed_weights": self.signed[0],
+            "signed_activations": self.signed[1],
+            "lhs_resident": self.resident,
+            "activation_bits": self.bits,
+            "chunks": self.chunks,
+            "row_tiles": len(self.rows),
+            "groups": -(-self.column_tiles // self.group_tiles),
+            "group_tiles": self.group_tiles,
+            "last_group_tiles": (self.column_tiles - 1) % self.group_tiles + 1,
+            "last_columns": self.last_columns,
+            "rhs_tile_entries": self.bits * self.chunks,
+            "write_sums": not self.constants,
+            "taps": self.taps,
+            "pixel_words": len(self.rows),  # with four channels at a time and one lane
+        }
+        for i, (bits, tiles) in enumerate(self.segments):
+            entries = bits * self.chunks + self.constants
+            fields |= {f"segment_{i}_bits": bits, f"segment_{i}_tiles": tiles, f"segment_{i}_entries": entries}
+            fields[f"segment_{i}_single"] = int(tiles == 1)
+        return fields
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: buffer entries and control bits, None where they do not matter."""
+
+    lhs: int | None
+    rhs: int | None
+    bits: dict[str, bool | None]
+    ends: bool = False  # last step of a tile, or of a vector pass's channels
+    constants: bool = False
+    freed: tuple[int | None, bool] = (None, False)  # entries of a row tile, a column tile
+    place: dict[str, int] = field(default_factory=dict)  # of a step that ends something
+    needs: tuple[int, int] = (0, 0)  # tiles that must have come
+
+
+def tile_steps(work: Work, w: int, lhs: int, rhs: int, constants: bool):
+    """Steps of one output tile whose operands lie from entries ``lhs`` and ``rhs`` on."""
+    a, chunks, steps = work.bits, work.chunks, []
+    for diagonal in reversed(range(w + a - 1)) if w else ():
+        pairs = [(i, diagonal - i) for i in reversed(range(w)) if 0 <= diagonal - i < a]
+        for i, j in pairs:
+            for chunk in range(chunks):
+                starts = (i, j, chunk) == (*pairs[0], 0)
+                negative = bool(work.signed[1] and j == a - 1)
+                counts, starts_columns = i == 0, (j, chunk) == (a - 1, 0)
+                bits = {
+                    "clear": not steps,
+                    "shift": starts if steps else None,
+                    "negate": bool(work.signed[0] and i == w - 1) != negative,
+                    "idle": False,
+                    "count": counts,
+                    "column_clear": starts_columns if counts else None,
+                    "column_shift": chunk == 0 if counts and not starts_columns else None,
+                    "column_negate": negative if counts else None,
+                }
+                step = Step((lhs + i * chunks + chunk) % DEPTH["lhs"], (rhs + j * chunks + chunk) % DEPTH["rhs"], bits)
+                steps.append(step)
+    if constants or not w:  # the constants lie behind all planes
+        entry = (lhs + w * chunks) % DEPTH["lhs"] if constants else None
+        steps.append(Step(entry, None, {"idle": True}, constants=constants))
+    steps[-1] = replace(steps[-1], ends=True)
+    return [replace(step, bits=step.bits | {"last": step.ends}) for step in steps]
+
+
+def ref_matrix(work: Work):
+    rows, fetched, lhs_tiles = work.rows, 0, 0
+    for group in range(0, work.column_tiles, work.group_tiles):
+        tiles = range(group, min(group + work.group_tiles, work.column_tiles))
+        if work.resident:
+            fetched = 0
+        for row, w in enumerate(rows):
+            lhs_tiles += group == 0 or not work.resident
+            entries = w * work.chunks + work.constants
+            for tile in tiles:
+                last_row, needs = row == len(rows) - 1, (lhs_tiles, tile + 1)
+                rhs = tile * work.bits * work.chunks
+                *others, last = tile_steps(work, w, fetched, rhs, work.constants and tile == group)
+                yield from (replace(step, needs=needs) for step in others)
+                place = {
+                    "columns": work.columns(tile),
+                    "plane_columns": work.columns(tile) if last_row else 0,
+                    "last_in_group": tile == tiles[-1],
+                    "last_row_tile": last_row,
+                    "last": last_row and tile == work.column_tiles - 1,
+                }
+                freed = entries if tile == tiles[-1] and not work.resident else None
+                yield replace(last, needs=needs, place=place, freed=(freed, last_row))
+            fetched += entries
+
+
+def ref_vector(work: Work):
+    """Four channels at a time, one word of a pixel each."""
+    words = len(work.rows)
+    for tile in range(work.column_tiles):
+        columns = work.columns(tile)
+        for column in range(columns):
+            for group in range(words):
+                for tap in range(work.taps):
+                    entry = (tile * work.chunks + tap * words + group) % DEPTH["rhs"]
+                    ends, last_group = tap == work.taps - 1, group == words - 1
+                    tile_ends = ends and last_group and column == columns - 1
+                    place = {
+                        "columns": 1,
+                        "plane_columns": columns if tile_ends else 0,
+                        "last_in_group": 1,
+                        "last_row_tile": last_group,
+                        "last": tile_ends and tile == work.column_tiles - 1,
+                    }
+                    bits = {"column": column, "first": tap == 0, "done": ends}
+                    yield Step(None, entry, bits, ends, False, (None, tile_ends), place if ends else {}, (0, tile + 1))
+
+
+WORKS = [
+    Work(),
+    Work(((1, 3),), 1, 1, 4, 2),  # every step is a last step
+    Work(((2, 1),), 3, 2, 5, 1, constants=True),
+    Work(((4, 1), (2, 2)), 2, 3, 3, 2, resident=True, constants=True),
+    Work(((3, 1), (2, 1), (0, 2)), 4, 1, 5, 2, constants=True),  # pruned kernels have but their constants
+    Work(((0, 2),), 2, 1, 3, 3, resident=True, constants=True),
+    Work(((8, 2), (7, 1)), 8, 1, 2, 2),
+    Work(((5, 1), (1, 1)), 1, 7, 3, 3),
+    Work(((0, 3),), 1, 12, 5, 1, True, taps=4),
+    Work(((0, 1),), 1, 1, 2, 1, True, taps=1),
 ]
 
 
-def fields(w, a, chunks, row_tiles, column_tiles, group_tiles, lhs_slots, rhs_slots, signed=(1, 0)):
-    return dict.fromkeys(FIELDS, 0) | {
-        "signed_weights": signed[0],
-        "signed_activations": signed[1],
-        "lhs_resident": row_tiles <= lhs_slots,
-        "weight_bits": w,
-        "activation_bits": a,
-        "chunks": chunks,
-        "row_tiles": row_tiles,
-        "column_tiles": column_tiles,
-        "group_tiles": group_tiles,
-        "lhs_slots": lhs_slots,
-        "rhs_slots": rhs_slots,
-        "lhs_tile_entries": w * chunks,
-        "rhs_tile_entries": a * chunks,
-    }
+def check_step(ctx, execute, expected: Step, vector: bool) -> None:
+    """The step that is issued in this cycle."""
+    bits = execute.vector_step if vector else execute.step
+    assert (ctx.get(execute.step_valid), ctx.get(execute.vector_valid)) == (not vector, vector)
+    assert expected.lhs is None or ctx.get(execute.lhs_entry) == expected.lhs
+    assert expected.rhs is None or ctx.get(execute.rhs_entry) == expected.rhs
+    known = {name: value for name, value in expected.bits.items() if value is not None}
+    assert {name: ctx.get(getattr(bits, name)) for name in known} == known
+    assert ctx.get(execute.constants) == expected.constants
+    assert (ctx.get(execute.lhs_free), ctx.get(execute.rhs_free)) == (expected.freed[0] is not None, expected.freed[1])
+    assert expected.freed[0] is None or ctx.get(execute.lhs_free_entries) == expected.freed[0]
 
 
-def ref_steps(w, a, chunks, row_tiles, column_tiles, group_tiles, lhs_slots, rhs_slots, signed=(1, 0)):
-    """(lhs entry, rhs entry, clear, shift, negate, last), (lhs freed, rhs freed), tiles needed, of every step."""
-    resident, rows_fetched = row_tiles <= lhs_slots, 0
-    for group in range(0, column_tiles, group_tiles):
-        tiles = range(column_tiles)[group : group + group_tiles]
-        for row in range(row_tiles):
-            lhs_tile = row if resident else rows_fetched
-            rows_fetched += 1
-            for tile in tiles:
-                freed = (not resident and tile == tiles[-1], row == row_tiles - 1)
-                first = True
-                for diagonal in reversed(range(w + a - 1)):
-                    pairs = [(i, diagonal - i) for i in reversed(range(w)) if 0 <= diagonal - i < a]
-                    for i, j in pairs:
-                        for chunk in range(chunks):
-                            starts = (i, j, chunk) == (*pairs[0], 0)
-                            negate = (signed[0] and i == w - 1) != (signed[1] and j == a - 1)
-                            last = (i, j, chunk) == (0, 0, chunks - 1)
-                            lhs = (lhs_tile % lhs_slots * w + i) * chunks + chunk
-                            rhs = (tile % rhs_slots * a + j) * chunks + chunk
-                            step = (lhs, rhs, first, starts and not first, negate, last)
-                            yield step, freed if last else (False, False), (lhs_tile + 1, tile + 1)
-                            first = False
-
-
-def look(ctx, execute):
-    """The step of this cycle as `ref_steps` writes it."""
-    bits = [ctx.get(getattr(execute.step, name)) for name in ("clear", "shift", "negate", "last")]
-    step = (ctx.get(execute.lhs_entry), ctx.get(execute.rhs_entry), *map(bool, bits))
-    return step, (bool(ctx.get(execute.lhs_free)), bool(ctx.get(execute.rhs_free)))
-
-
-async def begin(ctx, execute, instruction):
-    ctx.set(execute.instruction, instruction)
+async def begin(ctx, execute, work: Work) -> None:
+    ctx.set(execute.instruction, work.fields())
     ctx.set(execute.start, 1)
     await ctx.tick()
     ctx.set(execute.start, 0)
 
 
-@pytest.mark.parametrize("signed", [(0, 0), (1, 0), (0, 1), (1, 1)])
-@pytest.mark.parametrize("often", [1.0, 0.1])
-def test_steps_are_those_of_the_loops_and_wait_for_their_tokens(simulate, machine, often, signed):
+@pytest.mark.parametrize(("ports", "signed"), [(1, (0, 0)), (2, (1, 0)), (4, (0, 1)), (1, (1, 1))])
+@pytest.mark.parametrize("often", [1.0, 0.15])
+def test_steps_are_those_of_the_loops_and_wait_for_their_tokens(simulate, machine, often, ports, signed):
     rng = np.random.default_rng(4)
-    execute = Execute(machine(lhs_entries=128, rhs_entries=128))
+    execute = Execute(machine(dm=4, dn=DN, ports=ports, lhs_entries=DEPTH["lhs"], rhs_entries=DEPTH["rhs"]))
+    strobes = execute.lhs_ready, execute.rhs_ready
 
     async def testbench(ctx):
-        for case in CASES:
-            row_tiles, column_tiles, group_tiles, lhs_slots = case[3:7]
-            lhs_tiles = row_tiles * (1 if row_tiles <= lhs_slots else -(-column_tiles // group_tiles))
-            await begin(ctx, execute, fields(*case, signed))
-            sent, registers_free, cycles = [0, 0], True, 0
-            for expected, freed, needed in ref_steps(*case, signed):
-                while True:  # until the step is issued
-                    ready = list(sent)  # a tile whose strobe comes in this very cycle is too late for it
-                    for side, total in enumerate((lhs_tiles, column_tiles)):
-                        arrives = sent[side] < total and rng.random() < often
-                        ctx.set((execute.lhs_ready, execute.rhs_ready)[side], arrives)
-                        sent[side] += arrives
-                    release = not registers_free and rng.random() < often
-                    ctx.set(execute.result_free, release)
-                    assert ctx.get(execute.busy)
-                    issued = ctx.get(execute.step_valid)
-                    if issued:
-                        assert look(ctx, execute) == (expected, freed)
-                        assert ready[0] >= needed[0]
-                        assert ready[1] >= needed[1]
-                        assert registers_free or not expected[-1]
-                        registers_free &= not expected[-1]
-                    else:
-                        assert look(ctx, execute)[1] == (False, False)
-                    registers_free |= release
-                    await ctx.tick()
-                    cycles += 1
-                    assert cycles < 100_000, "the stage hangs"
-                    if issued:
-                        break
+        for work in (replace(work, signed=signed) for work in WORKS):
+            steps = list(ref_vector(work) if work.taps else ref_matrix(work))
+            totals, place = steps[-1].needs, {}
+            await begin(ctx, execute, work)
+            sent, registers_free, waited = np.zeros((2, ports), dtype=int), True, 0
+            while steps:
+                arrived = sent.min(axis=1)  # a strobe of this very cycle is too late for its step
+                for side, strobe in enumerate(strobes):
+                    arrives = (sent[side] < totals[side]) & (rng.random(ports) < often)
+                    ctx.set(strobe, int(arrives @ (1 << np.arange(ports))))
+                    sent[side] += arrives
+                release = not registers_free and rng.random() < often
+                ctx.set(execute.result_free, release)
+                assert ctx.get(execute.busy)
+                for name, value in place.items():  # of the tile before, as long as its sums are on their way
+                    assert ctx.get(getattr(execute.place, name)) == value
+                if ctx.get(execute.step_valid) | ctx.get(execute.vector_valid):
+                    expected, waited = steps.pop(0), 0
+                    check_step(ctx, execute, expected, bool(work.taps))
+                    assert all(arrived >= expected.needs)
+                    assert registers_free or not expected.ends
+                    registers_free &= not expected.ends
+                    place = expected.place or place
+                else:
+                    assert not ctx.get(execute.lhs_free) | ctx.get(execute.rhs_free)
+                    waited += 1
+                    assert waited < 1000, "the stage hangs"
+                registers_free |= release
+                await ctx.tick()
             ctx.set(execute.result_free, not registers_free)
             assert not ctx.get(execute.busy)
-            assert sent == [lhs_tiles, column_tiles]
+            assert (sent == np.array(totals)[:, None]).all()
             await ctx.tick()
             ctx.set(execute.result_free, 0)
 
     simulate(execute, testbench)
-
-
-def test_nothing_is_lost_but_dispatch_when_nothing_waits(simulate, machine):
-    execute, issued = Execute(machine(lhs_entries=128, rhs_entries=128)), []
-    case = (3, 4, 2, 1, 3, 1, 1, 3)
-
-    async def testbench(ctx):
-        await begin(ctx, execute, fields(*case))
-        for cycle in range(100):
-            ctx.set(execute.lhs_ready, cycle == 0)
-            ctx.set(execute.rhs_ready, cycle < 3)
-            ctx.set(execute.result_free, cycle > 4)
-            issued.append(ctx.get(execute.step_valid))
-            await ctx.tick()
-
-    simulate(execute, testbench)
-    steps = 3 * 4 * 2
-    first = WORD_TO_READY - 1 + DISPATCH  # the strobe comes one cycle after the word, see test_fetch
-    expected = [0] * first + ([1] * steps + [0] * DISPATCH) * 3
-    assert issued[: len(expected)] == expected
-    assert not any(issued[len(expected) :])
-
-
-@pytest.mark.parametrize("steps", [1, 5])
-def test_the_last_step_comes_result_to_free_cycles_after_the_registers_are_free(simulate, machine, steps):
-    execute, issued = Execute(machine(lhs_entries=128, rhs_entries=128)), []
-
-    async def testbench(ctx):
-        await begin(ctx, execute, fields(1, 1, steps, 1, 2, 1, 1, 2))
-        for cycle in range(60):
-            ctx.set(execute.lhs_ready, cycle == 0)
-            ctx.set(execute.rhs_ready, cycle < 2)
-            ctx.set(execute.result_free, cycle == 40)
-            issued.append(cycle if ctx.get(execute.step_valid) else None)
-            await ctx.tick()
-
-    simulate(execute, testbench)
-    cycles = [cycle for cycle in issued if cycle is not None]
-    assert len(cycles) == 2 * steps
-    assert cycles[-1] == 40 + RESULT_TO_FREE
-    assert all(cycle < 20 for cycle in cycles[:-1])

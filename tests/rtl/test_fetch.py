@@ -1,209 +1,231 @@
-"""The fetch stage behind slow and moody memories: every word ends where the array will read it."""
+"""The fetch stage behind slow and moody memories: every word is asked for once and ends where the array reads it."""
 
 from collections import deque
 
 import numpy as np
 import pytest
 
-from hardware.instruction import FIELDS
 from hardware.timing import LAST_STEP_TO_FREE, WORD_TO_READY
 from rtl.fetch import Fetch
 
-LHS_BASE, RHS_BASE = 40, 700
+MEMORY = np.arange(8000) + 1
 
 
-class Geometry:
-    """A made-up layer: sizes in plain numbers, the instruction's fields, and where each word belongs."""
+class Observer:
+    """Compares what a fetch stage asks for, writes and reports with the geometry."""
 
-    def __init__(self, accelerator, images, size, kernel, stride, channel_words, bits, row_tiles, group_tiles, slots):
-        self.array, lanes = accelerator.array, accelerator.lanes
-        self.lanes, self.kernel, self.channel_words, self.bits = lanes, kernel, channel_words, bits
-        self.out = [(s - k) // d + 1 for s, k, d in zip(size, kernel, stride, strict=True)]
-        self.row_tiles, self.slots = row_tiles, slots
-        self.resident = row_tiles <= slots[0]
-        self.group_tiles = 1 if self.resident else group_tiles
-        self.pixels = images * self.out[0] * self.out[1]
-        self.column_tiles = -(-self.pixels // self.array.dn)
-        self.chunks = -(-kernel[0] * kernel[1] * channel_words // lanes)
-        self.entries = [b * self.chunks for b in bits]
-        self.tile_words = self.array.dm * self.entries[0] * lanes
-        pixel = bits[1] * channel_words
-        self.steps = {
-            "pixel_step": stride[1] * pixel,
-            "row_step": stride[0] * size[1] * pixel,
-            "image_step": size[0] * size[1] * pixel,
-            "window_row_step": size[1] * pixel,
-        }
+    def __init__(self, geometry):
+        self.geometry = geometry
+        self.expected = deque(geometry.order())  # tiles that are not ready yet
+        self.asked = deque(self.expected)  # tiles that are not wholly asked for yet
+        self.words_asked = 0  # of the first of these
+        self.table = {"lhs": {}, "rhs": {}}
+        self.held = {"lhs": deque(), "rhs": deque()}  # (number, ring address) of tiles that are not given back
+        self.base = {"lhs": 0, "rhs": 0}
+        self.room = {"lhs": geometry.buffers.lhs_entries, "rhs": geometry.buffers.rhs_entries}
 
-    def fields(self):
-        return dict.fromkeys(FIELDS, 0) | self.steps | {
-            "lhs_resident": self.resident,
-            "weight_bits": self.bits[0],
-            "activation_bits": self.bits[1],
-            "chunks": self.chunks,
-            "row_tiles": self.row_tiles,
-            "column_tiles": self.column_tiles,
-            "group_tiles": self.group_tiles,
-            "last_columns": self.pixels - (self.column_tiles - 1) * self.array.dn,
-            "lhs_slots": self.slots[0],
-            "rhs_slots": self.slots[1],
-            "lhs_tile_entries": self.entries[0],
-            "rhs_tile_entries": self.entries[1],
-            "lhs_tile_words": self.tile_words,
-            "channel_words": self.channel_words,
-            "taps": self.kernel[0] * self.kernel[1],
-            "kernel_rows": self.kernel[0],
-            "run_words": self.kernel[1] * self.bits[1] * self.channel_words,
-            "out_width": self.out[1],
-            "out_height": self.out[0],
-            "lhs_base": LHS_BASE,
-            "rhs_base": RHS_BASE,
-        }  # fmt: skip
+    def request(self, address: int, words: int) -> None:
+        """A request comes in the loops' order and finds room in the ring."""
+        geometry, (side, number) = self.geometry, self.asked[0]
+        if self.words_asked == 0:
+            self.room[side] -= geometry.entries[side][number]
+            assert self.room[side] >= 0, "more entries on their way than the ring has"
+        addresses = [place[1] for place in geometry.places(side, number)]
+        if addresses:
+            expected = addresses[self.words_asked : self.words_asked + words]
+            assert list(range(address, address + words)) == expected
+        else:  # a port without a valid column asks for one window that nobody uses
+            addresses = range(geometry.window_words * geometry.work.bits)
+            assert geometry.window(0) <= address
+            assert address + words <= geometry.window(0) + geometry.work.images * geometry.image_words
+        self.words_asked += words
+        if self.words_asked == len(addresses):
+            self.words_asked = 0
+            self.asked.popleft()
 
-    def row_tile(self, row):
-        """(vector, entry within the tile, lane) -> address."""
-        places = [(r, e, k) for r in range(self.array.dm) for e in range(self.entries[0]) for k in range(self.lanes)]
-        return {place: LHS_BASE + row * self.tile_words + i for i, place in enumerate(places)}
+    def whole(self, side: str, number: int, base: int) -> None:
+        depth = getattr(self.geometry.buffers, f"{side}_entries")
+        for (vector, entry, lane), address in self.geometry.places(side, number):
+            assert self.table[side][vector, (base + entry) % depth, lane] == address + 1
 
-    def column_tile(self, tile):
-        places = {}
-        for column in range(min(self.array.dn, self.pixels - tile * self.array.dn)):
-            image, y, x = np.unravel_index(tile * self.array.dn + column, (self.pixels, *self.out))
-            window = (
-                RHS_BASE + image * self.steps["image_step"] + y * self.steps["row_step"] + x * self.steps["pixel_step"]
-            )
-            for tap in range(self.kernel[0] * self.kernel[1]):
-                row, across = divmod(tap, self.kernel[1])
-                for plane in range(self.bits[1]):
-                    for word in range(self.channel_words):
-                        position = tap * self.channel_words + word
-                        entry = plane * self.chunks + position // self.lanes
-                        address = window + row * self.steps["window_row_step"]
-                        address += (across * self.bits[1] + plane) * self.channel_words + word
-                        places[column, entry, position % self.lanes] = int(address)
-        return places
+    def consume(self, ctx, fetch) -> None:
+        """Look at the buffer writes and ready strobes of one cycle; a completed tile must lie whole in its ring."""
+        for side, write in (("lhs", fetch.lhs_write), ("rhs", fetch.rhs_write)):
+            select, lane = ctx.get(write.select), ctx.get(write.lane.as_value())
+            if select:
+                assert select.bit_count() == lane.bit_count() == 1
+                place = (select.bit_length() - 1, ctx.get(write.entry), lane.bit_length() - 1)
+                self.table[side][place] = ctx.get(write.word)
+            if ctx.get(getattr(fetch, f"{side}_ready")):
+                expected_side, number = self.expected.popleft()
+                assert expected_side == side
+                self.whole(side, number, self.base[side])
+                self.held[side].append((number, self.base[side]))
+                self.base[side] += self.geometry.entries[side][number]
 
-    def order(self):
-        """Tiles in fetch order, as in the schedule's documentation."""
-        for group in range(0, self.column_tiles, self.group_tiles):
-            rows = [("lhs", row) for row in range(self.row_tiles)] if group == 0 or not self.resident else []
-            yield from rows[:1]
-            for tile in range(group, min(group + self.group_tiles, self.column_tiles)):
-                yield ("rhs", tile)
-            yield from rows[1:]
+    def give_back(self, side: str) -> int:
+        """The oldest tile's entries; it still was whole."""
+        number, base = self.held[side].popleft()
+        self.whole(side, number, base)
+        self.room[side] += self.geometry.entries[side][number]
+        return self.geometry.entries[side][number]
 
 
-SHAPES = {  # array; images, size, kernel, stride, channel words, bits, row tiles, group tiles, slots
-    "fully connected, resident": ({}, (5, (1, 1), (1, 1), (1, 1), 3, (2, 3), 2, 1, (2, 2))),
-    "window, streamed": ({"dn": 3}, (2, (5, 4), (3, 2), (2, 1), 1, (1, 2), 3, 2, (2, 4))),
-    "wide entries, one slot": ({"dk": 256, "dn": 1}, (1, (3, 3), (2, 2), (1, 1), 2, (2, 1), 3, 1, (1, 1))),
-    "odd words in wide entries": ({"dk": 128, "dm": 4}, (1, (4, 3), (3, 1), (1, 2), 1, (3, 2), 2, 1, (2, 3))),
+WORKS = {  # array and buffers, work
+    "fully connected, resident": (
+        {},
+        {"images": 5, "words": (0, 3, 3), "segments": ((2, 2),), "bits": 3, "constants": True, "resident": True},
+    ),
+    "resident in groups": (
+        {"lhs_entries": 64},
+        {"images": 13, "segments": ((2, 1), (1, 2)), "bits": 2, "constants": True, "resident": True, "group_tiles": 2},
+    ),
+    "window, streamed in groups": (
+        {"dk": 128},
+        {"size": (5, 4), "kernel": (3, 2), "stride": (2, 1), "images": 3}
+        | {"segments": ((3, 1), (1, 2), (0, 1)), "bits": 2, "constants": True, "group_tiles": 2},
+    ),
+    "dilation": (
+        {"dm": 8},
+        {"size": (5, 6), "kernel": (2, 3), "dilation": (3, 2), "words": (0, 2, 2), "images": 2, "bits": 2},
+    ),
+    "some channels of a pixel": (
+        {"dk": 256},
+        {"size": (4, 4), "kernel": (2, 2), "words": (1, 3, 4), "segments": ((1, 2),), "group_tiles": 3},
+    ),
+    "vector": (
+        {},
+        {"size": (4, 5), "kernel": (2, 2), "stride": (2, 2), "words": (0, 3, 3), "images": 2, "vector": True},
+    ),
 }
 
 
-def consume(ctx, fetch, model, slots, tables, expected, held):
-    """Look at the buffer writes and ready strobes of one cycle; a completed tile must lie whole in its slot."""
-    for side, write in (("lhs", fetch.lhs_write), ("rhs", fetch.rhs_write)):
-        select, lane = ctx.get(write.select), ctx.get(write.lane.as_value())
-        if select:
-            assert select.bit_count() == lane.bit_count() == 1
-            place = (select.bit_length() - 1, ctx.get(write.entry), lane.bit_length() - 1)
-            tables[side][place] = ctx.get(write.word)
-        if ctx.get(getattr(fetch, f"{side}_ready")):
-            name, number = expected.popleft()
-            assert name == side
-            assert len(held[side]) < slots[side], "more tiles than the ring has slots"
-            entries = model.entries[side == "rhs"]
-            base = held[f"{side}_count"] % slots[side] * entries
-            places = model.row_tile(number) if side == "lhs" else model.column_tile(number)
-            for (vector, entry, lane_number), address in places.items():
-                assert tables[side][vector, base + entry, lane_number] == address + 1
-            held[side].append((number, base))
-            held[f"{side}_count"] += 1
+def port_machine(machine, name: str, ports: int):
+    """Rings of 16 or 32 entries: tiles wrap around their end."""
+    return machine(**{"dm": 4, "dn": 4, "ports": ports, "lhs_entries": 16, "rhs_entries": 32} | WORKS[name][0])
 
 
-def check_held(model, tables, held):
-    """Tiles that were not given back yet are still whole: nothing was fetched over them."""
-    for side, places in (("lhs", model.row_tile), ("rhs", model.column_tile)):
-        for number, base in held[side]:
-            for (vector, entry, lane), address in places(number).items():
-                assert tables[side][vector, base + entry, lane] == address + 1
+async def begin(ctx, fetch, memory, fields) -> None:
+    ctx.set(fetch.instruction, fields)
+    ctx.set(fetch.start, 1)
+    await memory.tick(ctx)
+    ctx.set(fetch.start, 0)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("latency", "interval", "refuse"), [(0, 1, 0.0), (40, 1, 0.0), (3, 5, 0.0), (7, 1, 0.4)])
-def test_every_tile_lies_whole_in_its_slot_when_it_is_said_to_be_ready(
-    simulate, machine, plain_memory, shape, latency, interval, refuse
+@pytest.mark.parametrize(("ports", "port"), [(1, 0), (2, 1), (4, 0), (4, 3)])
+@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize(("latency", "interval", "refuse"), [(0, 1, 0.0), (30, 3, 0.0), (7, 1, 0.4)])
+def test_every_tile_is_asked_for_in_order_and_lies_whole_when_it_is_ready(
+    simulate, machine, plain_memory, fetch_geometry, name, ports, port, latency, interval, refuse
 ):
-    accelerator = machine(**SHAPES[shape][0], lhs_entries=64, rhs_entries=64)
-    model = Geometry(accelerator, *SHAPES[shape][1])
-    slots = dict(zip(("lhs", "rhs"), model.slots, strict=True))
-    memory = plain_memory(np.arange(4000) + 1, latency, interval, refuse)
+    accelerator = port_machine(machine, name, ports)
+    geometry = fetch_geometry(accelerator, port, **WORKS[name][1])
+    memory = plain_memory(MEMORY, latency, interval, refuse)
+    requests = memory.ports[0].requests
     rng = np.random.default_rng(3)
-    fetch = Fetch(accelerator)
+    fetch = Fetch(accelerator, port)
 
     async def testbench(ctx):
-        for _ in range(2):  # the second start must begin from a clean slate
-            expected = deque(model.order())
-            tables, held = {"lhs": {}, "rhs": {}}, {"lhs": deque(), "rhs": deque(), "lhs_count": 0, "rhs_count": 0}
-            ctx.set(fetch.instruction, model.fields())
-            ctx.set(fetch.start, 1)
-            await memory.tick(ctx)
-            ctx.set(fetch.start, 0)
-            while expected or ctx.get(fetch.busy):
-                memory.read(ctx, fetch.request, fetch.word)
-                consume(ctx, fetch, model, slots, tables, expected, held)
+        for often in (0.05, 0.9):  # the second start must begin from a clean slate
+            observer = Observer(geometry)
+            await begin(ctx, fetch, memory, geometry.fields())
+            while observer.expected or ctx.get(fetch.busy):
+                seen = len(requests)
+                memory.read(ctx, fetch)
+                for _, address, words in requests[seen:]:
+                    observer.request(address, words)
+                observer.consume(ctx, fetch)
                 for side in ("lhs", "rhs"):
-                    give_back = bool(held[side]) and not (side == "lhs" and model.resident) and rng.random() < 0.05
-                    ctx.set(getattr(fetch, f"{side}_free"), give_back)
-                    if give_back:
-                        check_held(model, tables, held)
-                        held[side].popleft()
+                    resident = side == "lhs" and geometry.work.resident
+                    free = bool(observer.held[side]) and not resident and rng.random() < often
+                    ctx.set(getattr(fetch, f"{side}_free"), free)
+                    if free:
+                        entries = observer.give_back(side)
+                        ctx.set(fetch.lhs_free_entries, entries if side == "lhs" else 999)
                 await memory.tick(ctx)
-                assert memory.now < 40_000, f"{len(expected)} tiles never came"
+                assert memory.now < 40_000, f"{len(observer.expected)} tiles never came"
+            assert not observer.asked
             ctx.set(fetch.lhs_free, 0)
             ctx.set(fetch.rhs_free, 0)
 
     simulate(fetch, testbench)
 
 
-def test_words_come_every_cycle_and_the_last_makes_the_tile_ready(simulate, machine, plain_memory):
-    accelerator = machine(lhs_entries=64, rhs_entries=64)
-    model = Geometry(accelerator, 4, (1, 1), (1, 1), (1, 1), 2, (2, 3), 2, 1, (2, 2))
-    memory, fetch, ready_at = plain_memory(np.arange(4000)), Fetch(accelerator), []
+@pytest.mark.parametrize("port", [0, 1])
+def test_words_come_every_cycle_and_the_last_makes_the_tile_ready(
+    simulate, machine, plain_memory, fetch_geometry, port
+):
+    accelerator = machine(ports=2, lhs_entries=64, rhs_entries=64)
+    work = {"images": 4, "words": (0, 2, 2), "segments": ((2, 1), (3, 1)), "bits": 3, "resident": True}
+    geometry = fetch_geometry(accelerator, port, **work)
+    memory, fetch, ready_at = plain_memory(MEMORY), Fetch(accelerator, port), []
+    arrivals = memory.ports[0].arrivals
 
     async def testbench(ctx):
-        ctx.set(fetch.instruction, model.fields())
-        ctx.set(fetch.start, 1)
-        await memory.tick(ctx)
-        ctx.set(fetch.start, 0)
-        while not memory.arrivals or ctx.get(fetch.busy) or memory.now <= memory.arrivals[-1] + 1:
-            memory.read(ctx, fetch.request, fetch.word)
+        await begin(ctx, fetch, memory, geometry.fields())
+        while not arrivals or ctx.get(fetch.busy) or memory.now <= arrivals[-1] + 1:
+            memory.read(ctx, fetch)
             ready_at.extend([memory.now] * (ctx.get(fetch.lhs_ready) + ctx.get(fetch.rhs_ready)))
             await memory.tick(ctx)
 
     simulate(fetch, testbench)
-    rows, columns = 2 * 2 * 2, 2 * 3 * 2  # words of a row tile and of a column tile
-    assert memory.requests[0][0] == 1  # the cycle after the start strobe
-    assert memory.arrivals == list(range(2, 2 + 2 * rows + 2 * columns))
-    ends = np.cumsum([rows, columns, rows, columns])
+    assert memory.ports[0].requests[0][0] == 1  # the cycle after the start strobe
+    sizes = [2 * 2, 2 * 3, 2 * 3, 3 * 2]  # words of a row of 2 bits, of two columns, of a row of 3 bits
+    assert arrivals == list(range(2, 2 + sum(sizes)))
     # The strobe comes one cycle before the execute stage sees the tile (its counter is a register).
-    assert ready_at == [memory.arrivals[end - 1] + WORD_TO_READY - 1 for end in ends]
+    assert ready_at == [arrivals[end - 1] + WORD_TO_READY - 1 for end in np.cumsum(sizes)]
 
 
-def test_a_freed_slot_is_asked_for_after_last_step_to_free(simulate, machine, plain_memory):
-    accelerator = machine(lhs_entries=64, rhs_entries=64)
-    model = Geometry(accelerator, 6, (1, 1), (1, 1), (1, 1), 2, (2, 3), 2, 1, (2, 1))
-    memory, fetch = plain_memory(np.arange(4000)), Fetch(accelerator)
+@pytest.mark.parametrize("side", ["lhs", "rhs"])
+def test_freed_entries_are_asked_for_after_last_step_to_free(simulate, machine, plain_memory, fetch_geometry, side):
+    accelerator = machine(**{"lhs_entries": 64, "rhs_entries": 64} | {f"{side}_entries": 16})
+    work = {"images": 12, "words": (0, 3, 3), "segments": ((3, 2),), "bits": 3}
+    geometry = fetch_geometry(accelerator, 0, **work)  # 9 entries a tile: the ring of 16 holds one
+    memory, fetch = plain_memory(MEMORY), Fetch(accelerator, 0)
 
     async def testbench(ctx):
-        ctx.set(fetch.instruction, model.fields())
-        ctx.set(fetch.start, 1)
-        for cycle in range(200):
-            memory.read(ctx, fetch.request, fetch.word)
-            ctx.set(fetch.rhs_free, cycle == 150)
+        await begin(ctx, fetch, memory, geometry.fields())
+        for cycle in range(memory.now, 260):
+            memory.read(ctx, fetch)
+            ctx.set(getattr(fetch, f"{side}_free"), cycle == 250)
+            ctx.set(fetch.lhs_free_entries, 9)
             await memory.tick(ctx)
-            ctx.set(fetch.start, 0)
 
     simulate(fetch, testbench)
-    assert next(cycle for cycle, _, _ in memory.requests if cycle > 100) == 150 + LAST_STEP_TO_FREE
+    assert next(cycle for cycle, _, _ in memory.ports[0].requests if cycle > 200) == 250 + LAST_STEP_TO_FREE
+
+
+@pytest.mark.parametrize(
+    ("segments", "bits", "lhs_tiles", "rhs_tiles"),
+    [
+        (
+            ((8, 2), (1, 1)),
+            1,
+            2,
+            1,
+        ),  # 8 + 8 entries fill the ring of 16, nothing is asked for behind the third row tile
+        (((8, 1), (7, 1), (1, 1)), 1, 3, 1),
+        (((8, 1), (7, 1), (2, 1)), 1, 2, 1),  # 17 entries
+        (((1, 1),), 3, 11, 10),  # 10 * 3 of 32 entries
+        (((1, 1),), 4, 9, 8),
+    ],
+)
+def test_no_more_is_asked_for_than_the_rings_hold(
+    simulate, machine, plain_memory, fetch_geometry, segments, bits, lhs_tiles, rhs_tiles
+):
+    accelerator = machine(lhs_entries=16, rhs_entries=32)
+    work = {"images": 2 * rhs_tiles + 8, "segments": segments, "bits": bits}
+    geometry, memory, fetch = fetch_geometry(accelerator, 0, **work), plain_memory(MEMORY), Fetch(accelerator, 0)
+
+    async def testbench(ctx):
+        await begin(ctx, fetch, memory, geometry.fields())
+        for _ in range(400):  # nothing is given back
+            memory.read(ctx, fetch)
+            await memory.tick(ctx)
+
+    simulate(fetch, testbench)
+    tiles = list(geometry.order())
+    asked = tiles[: lhs_tiles + rhs_tiles]
+    assert sum(side == "lhs" for side, _ in asked) == lhs_tiles
+    words = sum(len(geometry.places(side, number)) for side, number in asked)
+    assert memory.words_read == words

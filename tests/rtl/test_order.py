@@ -1,119 +1,192 @@
-"""The two walks through the schedule's loop nest against plain nested loops."""
+"""The walks through the schedule's loop nest against plain nested loops."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from rtl.order import FetchOrder, TileOrder
+from hardware.instruction import FIELDS, OPCODE_MATRIX, OPCODE_MAXIMUM, OPCODE_SUM, SEGMENTS
+from rtl.order import FetchOrder, RowWidths, TileOrder
 
-# row tiles, column tiles, column tiles of a group, weights resident
-NESTS = [
-    (1, 1, 1, 1),
-    (1, 1, 1, 0),
-    (4, 1, 1, 1),
-    (1, 5, 1, 1),
-    (1, 5, 2, 0),
-    (3, 5, 5, 0),
-    (3, 6, 2, 0),
-    (4, 7, 3, 0),
-    (3, 4, 1, 1),
-]
-RANDOM = np.random.default_rng(0)
-NESTS += [(int(r), int(c), int(RANDOM.integers(1, c + 1)), 0) for r, c in RANDOM.integers(1, 9, size=(10, 2))]
 LAST_COLUMNS, DN = 2, 3
 
 
-def nest_of(row_tiles, column_tiles, group_tiles, resident):
-    fields = {"row_tiles": row_tiles, "column_tiles": column_tiles, "group_tiles": group_tiles}
-    return fields | {"lhs_resident": resident, "last_columns": LAST_COLUMNS}
+@dataclass(frozen=True)
+class Nest:
+    """Loop bounds; ``segments`` are (bits, row tiles, entries)."""
+
+    segments: tuple[tuple[int, int, int], ...]
+    column_tiles: int
+    group_tiles: int
+    resident: bool
+    opcode: int = OPCODE_MATRIX
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """(bits, entries) of every row tile."""
+        return [(bits, entries) for bits, tiles, entries in self.segments for _ in range(tiles)]
+
+    @property
+    def groups(self) -> list[list[int]]:
+        tiles = list(range(self.column_tiles))
+        return [tiles[start : start + self.group_tiles] for start in range(0, len(tiles), self.group_tiles)]
+
+    def columns(self, tile: int) -> int:
+        return LAST_COLUMNS if tile == self.column_tiles - 1 else DN
+
+    def fields(self) -> dict[str, int]:
+        fields = dict.fromkeys(FIELDS, 0) | {
+            "opcode": self.opcode,
+            "row_tiles": len(self.rows),
+            "groups": -(-self.column_tiles // self.group_tiles),
+            "group_tiles": self.group_tiles,
+            "last_group_tiles": (self.column_tiles - 1) % self.group_tiles + 1,
+            "lhs_resident": self.resident,
+            "last_columns": LAST_COLUMNS,
+        }
+        for i, (bits, tiles, entries) in enumerate(self.segments):
+            fields |= {f"segment_{i}_bits": bits, f"segment_{i}_tiles": tiles, f"segment_{i}_entries": entries}
+            fields[f"segment_{i}_single"] = int(tiles == 1)
+        return fields
 
 
-def groups(column_tiles: int, group_tiles: int):
-    return [list(range(column_tiles))[start : start + group_tiles] for start in range(0, column_tiles, group_tiles)]
+def nests() -> list[Nest]:
+    rng = np.random.default_rng(0)
+    found = [
+        Nest(((3, 1, 7),), 1, 1, True),
+        Nest(((3, 1, 7),), 1, 1, False),
+        Nest(((8, 4, 65535),), 5, 2, True),
+        Nest(((8, 65535, 1),), 1, 1, True),
+        Nest(tuple((8 - i, 1, 9 - i) for i in range(SEGMENTS)), 2, 1, False),
+        Nest(tuple((8 - i, 2, 100 * i + 1) for i in range(SEGMENTS)), 3, 2, True),
+        Nest(((0, 3, 0),), 4, 1, True, OPCODE_SUM),  # a vector pass has groups of channels for row tiles
+        Nest(((0, 1, 0),), 1, 1, True, OPCODE_MAXIMUM),
+    ]
+    for number in range(24):
+        segments = tuple(
+            (int(rng.integers(9)), int(rng.integers(1, 4)), int(rng.integers(1, 3000)))
+            for _ in range(rng.integers(1, SEGMENTS + 1))
+        )
+        columns = int(rng.integers(1, 10))
+        found.append(Nest(segments, columns, int(rng.integers(1, columns + 1)), bool(number % 2)))
+    return found
 
 
-def ref_fetch(row_tiles, column_tiles, group_tiles, resident):
-    """(row tile, None) or (None, columns), in the order in which tiles are fetched."""
-    for number, group in enumerate(groups(column_tiles, group_tiles)):
-        rows = range(row_tiles) if number == 0 or not resident else []
-        for row in rows[:1]:
-            yield (row, None)
-        for tile in group:
-            yield (None, LAST_COLUMNS if tile == column_tiles - 1 else DN)
-        for row in rows[1:]:
-            yield (row, None)
+async def load(ctx, order, nest: Nest) -> None:
+    ctx.set(order.instruction, nest.fields())
+    ctx.set(order.load, 1)
+    await ctx.tick()
+    ctx.set(order.load, 0)
 
 
-def rtl_fetch(ctx, order, row):
-    """The same from the gateware; it tells a row tile's number only by its being the last one."""
-    if not ctx.get(order.is_lhs):
-        return (None, ctx.get(order.columns))
-    last = ctx.get(order.last_row_tile)
-    return (row, None) if last == (row == ctx.get(order.instruction.row_tiles) - 1) else "wrong end"
+async def step(ctx, order, rng, hesitation: float) -> None:
+    """To the next tile; the stage may wait before that."""
+    while rng.random() < hesitation:
+        await ctx.tick()
+    ctx.set(order.step, 1)
+    await ctx.tick()
+    ctx.set(order.step, 0)
 
 
-@pytest.mark.parametrize("hesitation", [0.0, 0.6])
+def short(nest: Nest) -> bool:
+    return len(nest.rows) < 100
+
+
+@pytest.mark.parametrize("hesitation", [0.0, 0.5])
+def test_row_tiles_have_their_segments_width_and_entries(simulate, hesitation):
+    rng = np.random.default_rng(3)
+    widths = RowWidths()
+
+    async def testbench(ctx):
+        for nest in filter(short, nests()):
+            await load(ctx, widths, nest)
+            for stop in (len(nest.rows), int(rng.integers(1, len(nest.rows) + 1)), len(nest.rows)):
+                for number, row in enumerate(nest.rows[:stop]):
+                    assert (ctx.get(widths.bits), ctx.get(widths.entries)) == row
+                    if number < stop - 1:
+                        await step(ctx, widths, rng, hesitation)
+                ctx.set(widths.restart, 1)  # from the last row tile or before
+                await ctx.tick()
+                ctx.set(widths.restart, 0)
+
+    simulate(widths, testbench)
+
+
+def ref_fetch(nest: Nest):
+    """("row", entries, whether it is the last) or ("column", columns), in the order in which tiles are fetched."""
+    for number, group in enumerate(nest.groups):
+        fetched = nest.opcode == OPCODE_MATRIX and (number == 0 or not nest.resident)
+        rows = [("row", entries, i == len(nest.rows) - 1) for i, (_, entries) in enumerate(nest.rows) if fetched]
+        yield from rows[:1]
+        yield from (("column", nest.columns(tile)) for tile in group)
+        yield from rows[1:]
+
+
+@pytest.mark.parametrize("hesitation", [0.0, 0.5])
 def test_tiles_are_fetched_in_the_order_of_the_loops(simulate, hesitation):
     rng = np.random.default_rng(1)
+    order = FetchOrder(DN)
 
     async def testbench(ctx):
         assert ctx.get(order.done)  # nothing to do before the first instruction
-        for nest in NESTS:
-            ctx.set(order.instruction, nest_of(*nest))
-            ctx.set(order.load, 1)
-            await ctx.tick()
-            ctx.set(order.load, 0)
-            fetched, row = [], 0
-            while not ctx.get(order.done):
-                fetched.append(rtl_fetch(ctx, order, row))
-                row = (row + 1) % nest[0] if ctx.get(order.is_lhs) else row
-                while rng.random() < hesitation:
-                    await ctx.tick()
-                    assert not ctx.get(order.done)
-                ctx.set(order.step, 1)
-                await ctx.tick()
-                ctx.set(order.step, 0)
-            assert fetched == list(ref_fetch(*nest)), nest
+        for nest in filter(short, nests()):
+            await load(ctx, order, nest)
+            for expected in ref_fetch(nest):
+                assert not ctx.get(order.done)
+                seen = (
+                    ("row", ctx.get(order.lhs_entries), bool(ctx.get(order.last_row_tile)))
+                    if ctx.get(order.is_lhs)
+                    else ("column", ctx.get(order.columns))
+                )
+                assert seen == expected, nest
+                await step(ctx, order, rng, hesitation)
+            assert ctx.get(order.done)
 
-    order = FetchOrder(DN)
     simulate(order, testbench)
 
 
 OUTPUTS = ("first_group", "first_row_tile", "last_row_tile", "first_in_group", "last_in_group", "columns", "last")
 
 
-def ref_tiles(row_tiles, column_tiles, group_tiles, _resident):
-    nest = groups(column_tiles, group_tiles)
-    for group in nest:
-        for row in range(row_tiles):
+def ref_tiles(nest: Nest):
+    """(`OUTPUTS`), (bits, entries) of every output tile; of a vector pass: of every column tile."""
+    rows = nest.rows if nest.opcode == OPCODE_MATRIX else nest.rows[:1]
+    for group in nest.groups:
+        for number, row in enumerate(rows):
             for tile in group:
-                yield (
-                    group is nest[0],
-                    row == 0,
-                    row == row_tiles - 1,
-                    tile == group[0],
-                    tile == group[-1],
-                    LAST_COLUMNS if tile == column_tiles - 1 else DN,
-                    (row, tile) == (row_tiles - 1, column_tiles - 1),
-                )
+                last_row = number == len(rows) - 1
+                position = group[0] == 0, number == 0, last_row, tile == group[0], tile == group[-1]
+                yield (*position, nest.columns(tile), last_row and tile == nest.column_tiles - 1), row
 
 
-@pytest.mark.parametrize("hesitation", [0.0, 0.6])
+@pytest.mark.parametrize("hesitation", [0.0, 0.5])
 def test_output_tiles_are_walked_in_the_order_of_the_loops(simulate, hesitation):
     rng = np.random.default_rng(2)
+    order = TileOrder(DN)
 
     async def testbench(ctx):
-        for nest in NESTS:
-            ctx.set(order.instruction, nest_of(*nest))
-            ctx.set(order.load, 1)
-            await ctx.tick()
-            ctx.set(order.load, 0)
-            for expected in ref_tiles(*nest):
-                while rng.random() < hesitation:
-                    await ctx.tick()
-                assert tuple(ctx.get(getattr(order, name)) for name in OUTPUTS) == expected, nest
-                ctx.set(order.step, 1)
-                await ctx.tick()
-                ctx.set(order.step, 0)
+        for nest in filter(short, nests()):
+            await load(ctx, order, nest)
+            for outputs, row in ref_tiles(nest):
+                assert tuple(ctx.get(getattr(order, name)) for name in OUTPUTS) == outputs, nest
+                assert (ctx.get(order.bits), ctx.get(order.entries)) == row
+                await step(ctx, order, rng, hesitation)
 
+    simulate(order, testbench)
+
+
+def test_the_counters_hold_the_largest_row_tile_number(simulate):
+    nest = next(nest for nest in nests() if not short(nest))
     order = TileOrder(DN)
+
+    async def testbench(ctx):
+        await load(ctx, order, nest)
+        ctx.set(order.step, 1)
+        await ctx.tick().repeat(len(nest.rows) - 2)
+        assert not ctx.get(order.last_row_tile)
+        await ctx.tick()
+        assert ctx.get(order.last_row_tile)
+        assert ctx.get(order.last)
+        assert ctx.get(order.bits) == 8
+
     simulate(order, testbench)

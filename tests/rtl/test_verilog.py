@@ -37,9 +37,11 @@ def test_two_processes_generate_the_same_verilog(machine, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"dm": 4}, {"dk": 128}, {"dn": 3}, {"lhs_entries": 512}, {"rhs_entries": 512}], ids=str
+    "changes",
+    [{"dm": 4}, {"dk": 128}, {"dn": 3}, {"lhs_entries": 512}, {"rhs_entries": 512}, {"plane_words": 128}, {"ports": 2}],
+    ids=str,
 )
-def test_another_array_or_buffer_is_another_machine(tiny, machine, changes):
+def test_another_array_buffer_or_port_is_another_machine(tiny, machine, changes):
     assert rtl_hash(machine(**changes)) != rtl_hash(tiny)
 
 

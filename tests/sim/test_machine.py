@@ -11,16 +11,20 @@ from codesign.sampling import random_operands
 from hardware.accelerator import Accelerator, Memory, load_accelerator
 from hardware.layer import Layer
 from hardware.operands import Operands
-from hardware.schedule import schedule
-from sim.reference import integer_convolution
+from hardware.schedule import Pass, schedule
+from sim.reference import reference_sums
 
 MEMORIES = [(0, 1), (1, 1), (0, 7), (200, 1), (33, 3), (1000, 64)]  # latency, cycles per word
 
 
 @pytest.fixture(scope="module")
-def small_buffers(machine) -> Accelerator:
-    """Few layers find all their weights resident here."""
-    return machine(lhs_entries=32, rhs_entries=48)
+def machines(tiny, machine) -> dict[int, Accelerator]:
+    """By ports: the preset, one in whose small buffers few layers find all their weights, one of another shape."""
+    return {
+        1: tiny,
+        2: machine(ports=2, lhs_entries=32, rhs_entries=64),
+        4: machine(dm=4, dn=4, dk=128, ports=4, lhs_entries=256, rhs_entries=256, plane_words=16),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -32,79 +36,85 @@ def draw() -> Callable[..., list[Operands]]:
     return operands
 
 
-@pytest.fixture(scope="module")
-def by_kernel() -> Callable[[np.random.Generator, Operands], Operands]:
-    """The same layer with a random width for every kernel, 0 (pruned) among them."""
-
-    def rewrite(rng: np.random.Generator, operands: Operands) -> Operands:
-        bits = rng.integers(0, operands.weight_bits[0] + 1, size=operands.layer.out_channels)
-        weights = operands.weights >> (operands.weight_bits[0] - bits)[:, None, None, None]
-        weights[bits == 0] = 0
-        return replace(operands, weights=weights, weight_bits=tuple(int(b) for b in bits))
-
-    return rewrite
-
-
 def check(work: list[Operands], results: tuple[LayerResult, ...]) -> None:
     """No wrong output and no wrong cycle."""
     assert len(work) == len(results)
     for operands, result in zip(work, results, strict=True):
-        expected = integer_convolution(operands.weights, operands.activations, operands.layer)
         assert result.outputs.dtype == np.int64
-        assert (result.outputs == expected).all(), operands.layer
+        assert (result.outputs == reference_sums(operands)).all(), operands.layer
         assert result.rtl_cycles == result.model_cycles, operands.layer
 
 
-def runnable(operands: Operands, accelerator: Accelerator) -> tuple:
-    """The passes of a layer."""
-    return schedule(operands.layer, operands.weight_bits, operands.activation_bits, accelerator).passes
+def passes_of(operands: Operands, accelerator: Accelerator) -> tuple[Pass, ...]:
+    layer, bits = operands.layer, operands.activation_bits
+    return schedule(layer, operands.weight_bits, bits, accelerator, operands.signed_weights, operands.bipolar).passes
 
 
+@pytest.mark.parametrize("ports", [1, 2, 4])
 @pytest.mark.parametrize(("latency", "cycles_per_word"), MEMORIES)
-def test_random_layers_are_exact_behind_any_memory(tiny, draw, latency, cycles_per_word):
-    work = draw(tiny, 1000 * latency + cycles_per_word, 10)
-    memory = Memory(latency=latency, cycles_per_word=cycles_per_word)
-    check(work, run_on_rtl(work, tiny, memory).layers)
+def test_random_layers_are_exact_behind_any_memory(machines, draw, ports, latency, cycles_per_word):
+    accelerator = machines[ports]
+    work = draw(accelerator, 10_000 * ports + 10 * latency + cycles_per_word, 6)
+    memory = Memory(ports=ports, latency=latency, cycles_per_word=cycles_per_word)
+    check(work, run_on_rtl(work, accelerator, memory).layers)
 
 
-@pytest.mark.parametrize(("latency", "cycles_per_word"), MEMORIES[:5])
-def test_layers_that_stream_their_weights_are_exact(small_buffers, draw, latency, cycles_per_word):
-    work = draw(small_buffers, latency + cycles_per_word, 25)
-    plans = [runnable(operands, small_buffers)[0] for operands in work]
-    assert sum(not plan.lhs_resident for plan in plans) >= 3
-    assert any(plan.group_tiles < plan.column_tiles and not plan.lhs_resident for plan in plans)
-    assert any(plan.lhs_resident for plan in plans)
-    check(work, run_on_rtl(work, small_buffers, Memory(latency=latency, cycles_per_word=cycles_per_word)).layers)
+@pytest.mark.parametrize("ports", [1, 2, 4])
+def test_layers_of_every_kind_are_exact(machines, draw, ports):
+    accelerator = machines[ports]
+    work = draw(accelerator, 100 + ports, 40)
+    plans = [passes_of(operands, accelerator) for operands in work]
+    kinds = {
+        "groups": any(1 < operands.layer.groups < operands.layer.in_channels for operands in work),
+        "depthwise": any(1 < operands.layer.groups == operands.layer.in_channels for operands in work),
+        "dilation": any(max(operands.layer.dilation) > 1 for operands in work),
+        "bipolar": any(operands.bipolar for operands in work),
+        "pruned": any(0 in operands.weight_bits for operands in work),
+        "kernel-wise": any(len(plan[0].segments) > 1 for plan in plans),
+        "unsigned": any(not operands.signed_weights for operands in work),
+        "signed": any(operands.layer.signed_activations for operands in work),
+        "streamed": any(not one.lhs_resident for plan in plans for one in plan),
+        "refetched": any(not one.lhs_resident and one.group_tiles < one.column_tiles for plan in plans for one in plan),
+        "resident": any(one.lhs_resident and one.column_tiles > 1 for plan in plans for one in plan),
+        "too few columns": any(one.last_columns < ports for plan in plans for one in plan) or ports == 1,
+    }
+    if ports == 1:  # 1024 entries hold nearly everything
+        del kinds["refetched"]
+    assert all(kinds.values()), [kind for kind, drawn in kinds.items() if not drawn]
+    check(work, run_on_rtl(work, accelerator).layers)
 
 
-@pytest.mark.parametrize(("latency", "cycles_per_word"), MEMORIES[:5])
-def test_kernels_of_different_widths_are_exact(small_buffers, draw, by_kernel, latency, cycles_per_word):
-    rng = np.random.default_rng(latency)
-    work = [by_kernel(rng, operands) for operands in draw(small_buffers, 77, 12)]
-    assert max(len(runnable(operands, small_buffers)) for operands in work) >= 4
-    assert any(0 in operands.weight_bits for operands in work)
-    check(work, run_on_rtl(work, small_buffers, Memory(latency=latency, cycles_per_word=cycles_per_word)).layers)
-
-
-@pytest.mark.parametrize(
-    ("latency", "cycles_per_word"),
-    [
-        (0, 12),
-        (0, 16),
-        (0, 64),
-        (3, 64),
-    ],
-)
-def test_a_pass_that_follows_while_the_read_channel_is_still_taken_is_exact(
-    tiny, integers, draw, by_kernel, latency, cycles_per_word
-):
-    # The last words of the first pass are computed with and written before their time on the channel is over.
-    layer = Layer("short", "linear", in_channels=10, out_channels=3)
+@pytest.mark.parametrize(("latency", "cycles_per_word"), [(0, 12), (0, 16), (0, 64), (3, 64)])
+def test_a_pass_that_follows_while_the_read_channel_is_still_taken_is_exact(tiny, integers, latency, cycles_per_word):
+    # The last words of a pass are computed with and written before their time on the channel is over.
     rng = np.random.default_rng(0)
-    weights = np.stack([integers(rng, (10, 1, 1), bits, True) for bits in (1, 2, 3)])
-    work = [Operands(layer, weights, integers(rng, (1, 10, 1, 1), 1, False), (1, 2, 3), 1)]
-    work += [by_kernel(rng, operands) for operands in draw(tiny, 9, 6)]
+    layer = Layer("groups", "conv", 140, 140, 1, 1, groups=140)
+    weights = integers(rng, (140, 1, 1, 1), 2, True)
+    work = [Operands(layer, weights, integers(rng, (1, 140, 1, 1), 3, False), (2,) * 140, 3)]
+    assert [len(one.kernels) for one in passes_of(work[0], tiny)] == [64, 64, 12]
     check(work, run_on_rtl(work, tiny, Memory(latency=latency, cycles_per_word=cycles_per_word)).layers)
+
+
+def test_bipolar_weights_are_odd_numbers_of_twice_the_step(tiny):
+    layer = Layer("signs", "linear", in_channels=70, out_channels=2, images=2, signed_activations=True)
+    weights = np.stack([np.zeros((70, 1, 1), dtype=np.int64), np.full((70, 1, 1), -1)])  # 2 w + 1: all 1, all -1
+    activations = np.stack([np.arange(-35, 35), np.full(70, -64)]).reshape(2, 70, 1, 1)
+    work = [Operands(layer, weights, activations, (1, 1), 7, bipolar=True)]
+    (result,) = run_on_rtl(work, tiny).layers
+    assert result.outputs.reshape(2, 2).tolist() == [[-35, 35], [-64 * 70, 64 * 70]]
+    check(work, (result,))
+
+
+def test_bipolar_layers_are_exact_where_a_window_does_not_fill_its_last_entry(machines, integers):
+    rng = np.random.default_rng(0)
+    full, half = (Layer("fc", "linear", in_channels=channels, out_channels=4, images=4) for channels in (128, 64))
+    work = [
+        Operands(
+            layer, integers(rng, (4, channels, 1, 1), 2, True), np.full((4, channels, 1, 1), 3), (2,) * 4, 2, **kind
+        )
+        for layer, channels, kind in ((full, 128, {}), (half, 64, {"bipolar": True}))
+    ]
+    check(work, run_on_rtl(work, machines[4]).layers)
 
 
 def test_a_pruned_layer_is_zero_and_free_between_others(tiny, draw):
@@ -142,20 +152,34 @@ def test_two_runs_are_equal_bit_for_bit(tiny, draw):
     assert one.cycles_per_second == one.rtl_cycles / one.seconds
 
 
-@pytest.mark.slow
+def test_a_wrong_reference_and_a_wrong_model_are_noticed(tiny, draw, monkeypatch):
+    work = draw(tiny, 4, 3)
+    results = run_on_rtl(work, tiny).layers
+    for wrong in (replace(work[0], weights=work[0].weights ^ 1), replace(work[0], bipolar=not work[0].bipolar)):
+        with pytest.raises(AssertionError):
+            check([wrong, *work[1:]], results)
+    monkeypatch.setattr("hardware.cycles.RESULT_TO_END", 2)
+    again = run_on_rtl(work, tiny).layers
+    assert [one.rtl_cycles for one in again] == [one.rtl_cycles for one in results]
+    with pytest.raises(AssertionError):
+        check(work, again)
+
+
+@pytest.mark.slow  # every array is compiled
 @pytest.mark.parametrize(
-    "changes", [{"dk": 128, "dn": 3}, {"dm": 4, "dk": 256}, {"dm": 6, "dn": 1}, {"dk": 512}], ids=str
+    "changes",
+    [{"dk": 128, "dn": 3}, {"dm": 4, "dk": 256}, {"dm": 8, "dn": 1}, {"dk": 512}, {"dm": 16, "dn": 2, "ports": 2}],
+    ids=str,
 )
-def test_odd_arrays_are_exact(machine, draw, by_kernel, changes):
-    accelerator = machine(**{"lhs_entries": 48, "rhs_entries": 64} | changes)
-    rng = np.random.default_rng(0)
-    work = draw(accelerator, 11, 30)
-    work += [by_kernel(rng, operands) for operands in work[:10]]
-    for memory in (Memory(latency=0, cycles_per_word=1), Memory(latency=33, cycles_per_word=3)):
+def test_odd_arrays_are_exact(machine, draw, changes):
+    accelerator = machine(**{"lhs_entries": 64, "rhs_entries": 64} | changes)
+    work = draw(accelerator, 11, 40)
+    for latency, cycles_per_word in ((0, 1), (33, 3)):
+        memory = accelerator.memory.model_copy(update={"latency": latency, "cycles_per_word": cycles_per_word})
         check(work, run_on_rtl(work, accelerator, memory).layers)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # its array is compiled
 def test_the_preset_with_bismos_array_is_exact(draw):
     accelerator = load_accelerator("bitserial-small")
     work = draw(accelerator, 0, 15)

@@ -62,21 +62,29 @@ def test_a_result_that_is_never_written_stays_poison(tiny):
     lowered = lower(random_operands(np.random.default_rng(8), tiny, 0), tiny)
     plan = lowered.schedule.passes[0]
     assert plan.row_tiles * plan.column_tiles > 1
-    whole, cut = simulate_jobs([job_of(lowered), job_of(lowered, column_tiles=plan.column_tiles - 1)], tiny).outcomes
-    missing = plan.last_columns * plan.row_tiles * plan.dm // 2
+    last = plan.column_tiles - (plan.groups - 1) * plan.group_tiles
+    one_less = (
+        {"last_group_tiles": last - 1}
+        if last > 1
+        else {"groups": plan.groups - 1, "last_group_tiles": plan.group_tiles}
+    )
+    whole, cut = simulate_jobs([job_of(lowered), job_of(lowered, **one_less)], tiny).outcomes
+    missing = plan.dn * plan.row_tiles * plan.dm // 2  # the tile before now counts as the last, with its columns
     assert (whole.results != POISON).all()
     assert (cut.results[-missing:] == POISON).all()
     assert (cut.results != POISON).any()
 
 
-@pytest.mark.parametrize(("fields", "limit"), [({}, 20), ({"lhs_slots": 0}, 5000)], ids=["too slow", "deadlock"])
+@pytest.mark.parametrize(
+    ("fields", "limit"), [({}, 20), ({"rhs_tile_entries": 2000}, 5000)], ids=["too slow", "deadlock"]
+)
 def test_a_machine_that_does_not_end_is_reported_with_the_job_and_the_limit(tiny, lowered, fields, limit):
     jobs = [job_of(lowered), job_of(lowered, cycle_limit=limit, **fields), job_of(lowered)]
     with pytest.raises(MachineError, match=rf"job 1: the machine did not end within {limit} cycles"):
         simulate_jobs(jobs, tiny)
 
 
-@pytest.mark.parametrize("field", ["lhs_base", "rhs_base", "result_base"])
+@pytest.mark.parametrize("field", ["lhs_base", "port_0_start", "result_base"])
 def test_an_address_beyond_the_memory_is_reported_with_the_job(tiny, lowered, field):
     with pytest.raises(MachineError, match="job 1: the machine used an address beyond its memory"):
         simulate_jobs([job_of(lowered), job_of(lowered, **{field: 0xF000_0000})], tiny)

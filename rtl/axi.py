@@ -1,0 +1,400 @@
+"""AXI masters of the memory ports: requests of any length become bursts that AXI3 and AXI4 allow.
+
+Both units take requests in words of the data width, add the memory's base address and keep to a limit. Bursts are
+incrementing, of full-width beats, at most `BURST_BEATS` long, and never cross a 4 KB page; the ID is 0 (no ID signals).
+
+Timing: `ADDRESS_LATENCY` cycles from a request to its first address; bursts and requests follow each other without a
+bubble: a slave that takes an address only with the last beat of the burst before sees one beat in every cycle, even
+when each request is of one word.
+
+Halt: from the first cycle of ``halt`` on no address appears that did not already wait for the slave. Bursts that have
+started end as AXI demands, then ``idle`` rises. When ``halt`` has fallen too, the unit is as after reset; ``halt`` may
+be one cycle long. What was not yet started of a request is forgotten.
+
+Source: ARM IHI 0022 (AMBA AXI protocol), chapters A3 (handshakes, bursts) and A5 (ordering with one ID).
+"""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out, Signature, connect, flipped
+
+from hardware.registers import LIMIT_BITS, ErrorCode
+from rtl.interface import ADDRESS_BITS, LENGTH_BITS, READ_REQUEST
+
+BURST_BEATS = 16  # AXI3's longest
+PAGE_BYTES = 4096  # no burst crosses a multiple of this
+OUTSTANDING = 64
+"""Bursts that may be without their last word or response; more wait."""
+AHEAD = 4
+"""Write bursts whose addresses may go ahead of their data."""
+ADDRESS_LATENCY = 1
+"""Request to its first address on the bus, when no other request is in the way."""
+WORD_LATENCY = 1
+"""Word taken by the writer to its beat on the bus."""
+REQUEST_TO_BEAT = 2
+"""Request to its first write beat on the bus, when its word waits and nothing else is in the way."""
+
+BYTE_ADDRESS_BITS = 32
+BEATS_BITS = BURST_BEATS.bit_length()
+INCREMENTING = 0b01
+MODIFIABLE_BUFFERABLE = 0b0011
+UNPRIVILEGED_SECURE_DATA = 0b000
+
+
+def write_word(data_bits: int = 64) -> data.StructLayout:
+    """A word for `AxiWriter`: its bytes and which of them to write."""
+    return data.StructLayout({"data": data_bits, "strobe": data_bits // 8})
+
+
+def _address_channel(prefix: str, version: int) -> dict:
+    return {
+        f"{prefix}valid": Out(1),
+        f"{prefix}ready": In(1),
+        f"{prefix}addr": Out(BYTE_ADDRESS_BITS),
+        f"{prefix}len": Out({3: 4, 4: 8}[version]),
+        f"{prefix}size": Out(3),
+        f"{prefix}burst": Out(2),
+        f"{prefix}cache": Out(4),
+        f"{prefix}prot": Out(3),
+    }
+
+
+def axi_read(data_bits: int = 64, version: int = 3) -> Signature:
+    """AR and R as the master sees them; ``version`` 3 or 4 only sets the width of ``arlen``."""
+    channel = {"rvalid": In(1), "rready": Out(1), "rdata": In(data_bits), "rresp": In(2), "rlast": In(1)}
+    return Signature(_address_channel("ar", version) | channel)
+
+
+def axi_write(data_bits: int = 64, version: int = 3) -> Signature:
+    """AW, W and B as the master sees them; ``version`` 3 or 4 only sets the width of ``awlen``."""
+    words = {"wvalid": Out(1), "wready": In(1), "wdata": Out(data_bits), "wstrb": Out(data_bits // 8), "wlast": Out(1)}
+    return Signature(_address_channel("aw", version) | words | {"bvalid": In(1), "bready": Out(1), "bresp": In(2)})
+
+
+BURST = data.StructLayout({"address": BYTE_ADDRESS_BITS, "beats": BEATS_BITS})
+"""One burst: first byte address, 1 to `BURST_BEATS` beats."""
+
+
+class BurstSplitter(Component):
+    """Cuts requests into bursts.
+
+    Members
+    -------
+    base, limit: the memory; see `AxiReader`.
+    stop: start no burst and take no request; a burst that waits for the slave stays, everything else is forgotten.
+    hold: start no burst yet.
+    burst: the bursts in order.
+    started: strobe, first cycle of a burst on ``burst``.
+    refused: strobe, the request taken in this cycle reaches beyond ``limit`` or is of no words. It and what
+        follows wait for ``stop``.
+    refusing: the request held was refused.
+    empty: no request is held.
+    left: words of the request from the burst on ``burst`` to its end.
+
+    Latency: `ADDRESS_LATENCY`. Throughput: one burst per cycle.
+    """
+
+    def __init__(self, word_bytes: int):
+        self._word_bytes = word_bytes
+        super().__init__(
+            {
+                "request": In(stream.Signature(READ_REQUEST)),
+                "base": In(BYTE_ADDRESS_BITS),
+                "limit": In(LIMIT_BITS),
+                "stop": In(1),
+                "hold": In(1),
+                "burst": Out(stream.Signature(BURST)),
+                "started": Out(1),
+                "refused": Out(1),
+                "refusing": Out(1),
+                "empty": Out(1, init=1),
+                "left": Out(LENGTH_BITS),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        page_bits = (PAGE_BYTES // self._word_bytes).bit_length() - 1
+        byte_bits = self._word_bytes.bit_length() - 1
+        request, burst = self.request, self.burst
+        held, waits = Signal(), Signal()
+        address = Signal(BYTE_ADDRESS_BITS - byte_bits)  # of a word, base included
+
+        # A burst ends with the request, after BURST_BEATS, or at the page's end: a matter of the lowest bits only.
+        log_beats = BURST_BEATS.bit_length() - 1
+        room, more = Signal(BEATS_BITS), Signal()
+        near_end = address[log_beats:page_bits].all()
+        m.d.comb += [
+            room.eq(Mux(near_end, BURST_BEATS - address[:log_beats], BURST_BEATS)),
+            more.eq(self.left > room),
+            burst.valid.eq(held & (waits | ~(self.refusing | self.stop | self.hold))),
+            burst.payload.address.eq(address << byte_bits),
+            burst.payload.beats.eq(Mux(more, room, self.left)),
+            self.started.eq(burst.valid & ~waits),
+            self.empty.eq(~held),
+        ]
+        m.d.sync += waits.eq(burst.valid & ~burst.ready)
+        with m.If(burst.valid & burst.ready):
+            m.d.sync += [address.eq(address + burst.payload.beats), self.left.eq(self.left - burst.payload.beats)]
+            with m.If(~more):
+                m.d.sync += held.eq(0)
+        with m.If(self.stop & ~(burst.valid & ~burst.ready)):
+            m.d.sync += held.eq(0)
+
+        taken, good = Signal(), Signal()
+        words = request.payload.words
+        m.d.comb += [
+            request.ready.eq(~self.stop & (~held | (burst.valid & burst.ready & ~more))),
+            taken.eq(request.valid & request.ready),
+            good.eq((words != 0) & (request.payload.address + words <= self.limit)),
+            self.refused.eq(taken & ~good),
+        ]
+        with m.If(taken):
+            base = Cat(Const(0, page_bits), self.base[page_bits + byte_bits :])
+            m.d.sync += [
+                held.eq(1),
+                self.refusing.eq(~good),
+                self.left.eq(words),
+                address.eq(base + request.payload.address),
+            ]
+        return m
+
+
+def _errors() -> dict:
+    return {"error": Out(1), "error_code": Out(ErrorCode), "error_address": Out(ADDRESS_BITS)}
+
+
+def _stop(m: Module, halt: Signal, idle: Signal) -> Signal:
+    """``halt``, kept until the unit is idle."""
+    stopping, stop = Signal(), Signal()
+    m.d.comb += stop.eq(halt | stopping)
+    m.d.sync += stopping.eq(stop & ~idle)
+    return stop
+
+
+def _connect_address(m: Module, unit: Component, prefix: str, cache: int, protection: int) -> None:
+    """Bursts of ``unit.splitter`` to its address channel, its requests and memory to the splitter."""
+    splitter = unit.splitter
+
+    def pin(name: str) -> Signal:
+        return getattr(unit.axi, prefix + name)
+
+    connect(m, flipped(unit.request), splitter.request)
+    m.d.comb += [
+        splitter.base.eq(unit.base),
+        splitter.limit.eq(unit.limit),
+        pin("valid").eq(splitter.burst.valid),
+        splitter.burst.ready.eq(pin("ready")),
+        pin("addr").eq(splitter.burst.payload.address),
+        pin("len").eq(splitter.burst.payload.beats - 1),
+        pin("size").eq(unit.word_bytes.bit_length() - 1),
+        pin("burst").eq(INCREMENTING),
+        pin("cache").eq(cache),
+        pin("prot").eq(protection),
+    ]
+
+
+def _report(m: Module, unit: Component, response: Signal, code: ErrorCode) -> None:
+    """Errors of the requests and of the slave's responses to the unit's error ports."""
+    refused = unit.splitter.refused
+    m.d.comb += [
+        unit.error.eq(refused | response),
+        unit.error_code.eq(Mux(refused, ErrorCode.ADDRESS_RANGE, Mux(response, code, ErrorCode.NONE))),
+        unit.error_address.eq(Mux(refused, unit.request.payload.address, 0)),
+    ]
+
+
+class AxiReader(Component):
+    """Reads memory through AR and R.
+
+    Parameters
+    ----------
+    data_bits: width of a word and of a beat, a power of two of 32 or more.
+    version: 3 or 4, see `axi_read`.
+    cache, protection: ARCACHE and ARPROT.
+
+    Members
+    -------
+    axi: the pins.
+    request, word: as `rtl.interface.READ_CHANNEL`. A word is passed on in the cycle in which it comes; RREADY is
+        always 1 and ``word.ready`` is not looked at.
+    base: byte address of word 0, a multiple of 4 KB (the low bits are ignored).
+    limit: words of the memory; base and limit together must stay within 2**32 bytes. Both change only while idle.
+    halt: see the module. Words that come during it are swallowed.
+    idle: no request is held and no word is owed.
+    error: strobe, with ``error_code`` READ_ERROR (a beat came with SLVERR or DECERR; it is passed on all the same) or
+        ADDRESS_RANGE (the request taken in this cycle reaches beyond the limit or has no words: nothing of it is
+        issued, and nothing after it until ``halt``; ``error_address`` is its word address).
+
+    Latency: `ADDRESS_LATENCY` from request to AR, none from R to word. Throughput: one burst and one word per cycle.
+    """
+
+    def __init__(
+        self,
+        data_bits: int = 64,
+        version: int = 3,
+        cache: int = MODIFIABLE_BUFFERABLE,
+        protection: int = UNPRIVILEGED_SECURE_DATA,
+    ):
+        self._cache, self._protection = cache, protection
+        self.word_bytes = data_bits // 8
+        self.splitter = BurstSplitter(self.word_bytes)
+        super().__init__(
+            {
+                "axi": Out(axi_read(data_bits, version)),
+                "request": In(stream.Signature(READ_REQUEST)),
+                "word": Out(stream.Signature(data_bits)),
+                "base": In(BYTE_ADDRESS_BITS),
+                "limit": In(LIMIT_BITS),
+                "halt": In(1),
+                "idle": Out(1, init=1),
+                "outstanding": Out(range(OUTSTANDING + 1)),
+            }
+            | _errors()
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        axi = self.axi
+        m.submodules.splitter = splitter = self.splitter
+        _connect_address(m, self, "ar", self._cache, self._protection)
+        stop = _stop(m, self.halt, self.idle)
+        m.d.comb += [
+            splitter.stop.eq(stop),
+            splitter.hold.eq(self.outstanding == OUTSTANDING),
+            self.idle.eq(splitter.empty & (self.outstanding == 0)),
+            axi.rready.eq(1),
+            self.word.valid.eq(axi.rvalid & ~stop),
+            self.word.payload.eq(axi.rdata),
+        ]
+        m.d.sync += self.outstanding.eq(self.outstanding + (axi.arvalid & axi.arready) - (axi.rvalid & axi.rlast))
+        _report(m, self, axi.rvalid & axi.rresp[1], ErrorCode.READ_ERROR)
+        return m
+
+
+class LengthQueue(Component):
+    """Beats of the write bursts that have started and whose beats are not all sent.
+
+    Members
+    -------
+    push, push_last: strobe, a burst has started; index of its last beat. Only when not ``full``.
+    pop: strobe, the first one is done. Only when not ``empty``.
+    last: index of the last beat of the first burst.
+    level: bursts held, this cycle's push not counted.
+
+    Latency: none, a length may be popped in the cycle in which it is pushed. Throughput: a push and a pop per cycle.
+    """
+
+    push: In(1)
+    push_last: In(BEATS_BITS - 1)
+    pop: In(1)
+    last: Out(BEATS_BITS - 1)
+    level: Out(range(AHEAD + 1))
+    full: Out(1)
+    empty: Out(1, init=1)
+
+    def __init__(self):
+        self.entries = [Signal(BEATS_BITS - 1, name=f"entry_{i}") for i in range(AHEAD)]
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += [
+            self.last.eq(Mux(self.level == 0, self.push_last, self.entries[0])),
+            self.full.eq(self.level == AHEAD),
+            self.empty.eq((self.level == 0) & ~self.push),
+        ]
+        m.d.sync += self.level.eq(self.level + self.push - self.pop)
+        for i, entry in enumerate(self.entries):
+            after = self.entries[i + 1] if i + 1 < AHEAD else entry
+            with m.If(self.push & (self.level == i + self.pop)):
+                m.d.sync += entry.eq(self.push_last)
+            with m.Elif(self.pop):
+                m.d.sync += entry.eq(after)
+        return m
+
+
+class AxiWriter(Component):
+    """Writes memory through AW, W and B.
+
+    Up to `AHEAD` addresses go ahead of their data; a burst's first beat comes at least one cycle after its address.
+
+    Parameters
+    ----------
+    data_bits, version, cache, protection: as in `AxiReader`, for AW.
+
+    Members
+    -------
+    axi: the pins.
+    request: as in `AxiReader`; then as many words as asked for must come on ``word``, in order.
+    word: see `write_word`.
+    base, limit, halt: as in `AxiReader`. During halt the beats owed are sent with no byte enabled.
+    idle: no request is held and every burst has its response: everything asked for is written.
+    error: as in `AxiReader`, with WRITE_ERROR for a burst's response SLVERR or DECERR.
+
+    Latency: `ADDRESS_LATENCY`, `WORD_LATENCY`, `REQUEST_TO_BEAT`. Throughput: one burst and one word per cycle.
+    """
+
+    def __init__(
+        self,
+        data_bits: int = 64,
+        version: int = 3,
+        cache: int = MODIFIABLE_BUFFERABLE,
+        protection: int = UNPRIVILEGED_SECURE_DATA,
+    ):
+        self._cache, self._protection = cache, protection
+        self.word_bytes = data_bits // 8
+        self.splitter, self.lengths = BurstSplitter(self.word_bytes), LengthQueue()
+        super().__init__(
+            {
+                "axi": Out(axi_write(data_bits, version)),
+                "request": In(stream.Signature(READ_REQUEST)),
+                "word": In(stream.Signature(write_word(data_bits))),
+                "base": In(BYTE_ADDRESS_BITS),
+                "limit": In(LIMIT_BITS),
+                "halt": In(1),
+                "idle": Out(1, init=1),
+                "outstanding": Out(range(OUTSTANDING + 1)),
+                "beat": Out(BEATS_BITS - 1),
+            }
+            | _errors()
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        axi, word = self.axi, self.word
+        m.submodules.splitter = splitter = self.splitter
+        m.submodules.lengths = lengths = self.lengths
+        _connect_address(m, self, "aw", self._cache, self._protection)
+        stop = _stop(m, self.halt, self.idle)
+        m.d.comb += [
+            splitter.stop.eq(stop),
+            splitter.hold.eq(lengths.full | (self.outstanding == OUTSTANDING)),
+            lengths.push.eq(splitter.started),
+            lengths.push_last.eq(splitter.burst.payload.beats - 1),
+            self.idle.eq(splitter.empty & (self.outstanding == 0)),
+            axi.bready.eq(1),
+        ]
+        m.d.sync += self.outstanding.eq(self.outstanding + splitter.started - axi.bvalid)
+
+        # The beat on the pins comes from registers, so that it outlives a halt that resets whoever gave the word.
+        wanted, load, last = Signal(), Signal(), Signal()
+        m.d.comb += [
+            wanted.eq(~lengths.empty & (~axi.wvalid | axi.wready)),
+            word.ready.eq(wanted & ~stop),
+            load.eq(wanted & (word.valid | stop)),
+            last.eq(self.beat == lengths.last),
+            lengths.pop.eq(load & last),
+        ]
+        with m.If(axi.wready):
+            m.d.sync += axi.wvalid.eq(0)
+        with m.If(load):
+            m.d.sync += [
+                axi.wvalid.eq(1),
+                axi.wdata.eq(word.payload.data),
+                axi.wstrb.eq(Mux(stop, 0, word.payload.strobe)),
+                axi.wlast.eq(last),
+                self.beat.eq(Mux(last, 0, self.beat + 1)),
+            ]
+        _report(m, self, axi.bvalid & axi.bresp[1], ErrorCode.WRITE_ERROR)
+        return m

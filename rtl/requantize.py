@@ -1,0 +1,97 @@
+"""Sums to values to activations, one column of ``dm`` channels per cycle; the arithmetic of `hardware.arithmetic`."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out
+
+from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS
+
+CONSTANTS = data.StructLayout({"multiplier": 32, "bias": signed(32)})
+"""A kernel's constants, as they lie in the row tile's last entry."""
+
+VALUE_STAGES = 5
+"""Cycles from a column on ``sums`` to its values on ``values``."""
+ACTIVATION_STAGES = VALUE_STAGES + 3
+"""Cycles from a column on ``sums`` to its activations on ``activations``."""
+ACTIVATION_BITS = 8
+
+
+class Requantize(Component):
+    """Multiplies, adds the bias, shifts, saturates to 16 bits, rectifies; then quantizes to the next layer's width.
+
+    Members
+    -------
+    sums: ``dm`` sums of one column.
+    constants: per row. They may change two cycles after the last column that uses them.
+    values: 16-bit values; activations: two's complement.
+
+    Latency: `VALUE_STAGES` and `ACTIVATION_STAGES` cycles. Throughput: one column per cycle.
+    """
+
+    def __init__(self, dm: int):
+        self._dm = dm
+        super().__init__(
+            {
+                "instruction": In(INSTRUCTION),
+                "sums": In(data.ArrayLayout(signed(ACCUMULATOR_BITS), dm)),
+                "constants": In(data.ArrayLayout(CONSTANTS, dm)),
+                "values": Out(data.ArrayLayout(signed(VALUE_BITS), dm)),
+                "activations": Out(data.ArrayLayout(ACTIVATION_BITS, dm)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        for row in range(self._dm):
+            value = self._value(m, row)
+            m.d.comb += self.values[row].eq(value)
+            self._activation(m, row, value)
+        return m
+
+    def _value(self, m, row: int):
+        """Products of 16-bit halves fit the multipliers of every FPGA; three stages put them together."""
+        instr, constants = self.instruction, self.constants[row]
+
+        def register(shape, value, name):
+            signal = Signal(shape, name=f"{name}_{row}")
+            m.d.sync += signal.eq(value)
+            return signal
+
+        total = register(signed(32), self.sums[row], "sum")
+        low, high = total[:16], total[16:].as_signed()
+        factor_low, factor_high = constants.multiplier[:16], constants.multiplier[16:]
+        low_low = register(unsigned(32), low * factor_low, "low_low")
+        low_high = register(unsigned(32), low * factor_high, "low_high")
+        high_low = register(signed(32), high * factor_low, "high_low")
+        high_high = register(signed(32), high * factor_high, "high_high")
+        bias = Mux(instr.wide_shift, constants.bias << 16, constants.bias)
+        middle = register(signed(34), low_high + high_low, "middle")
+        outer = register(signed(65), Cat(low_low, high_high).as_signed() + bias, "outer")
+        product = register(signed(65), outer + (middle << 16), "product")
+
+        shifted = Signal(signed(49), name=f"shifted_{row}")
+        top = Signal(signed(VALUE_BITS), name=f"value_{row}")
+        m.d.comb += shifted.eq(Mux(instr.wide_shift, product >> 32, product >> 16))
+        fits = (shifted[VALUE_BITS - 1 :] == 0) | shifted[VALUE_BITS - 1 :].all()
+        limit = Mux(shifted[-1], -(1 << (VALUE_BITS - 1)), (1 << (VALUE_BITS - 1)) - 1)
+        m.d.sync += top.eq(Mux(instr.relu & shifted[-1], 0, Mux(fits, shifted, limit)))
+        return top
+
+    def _activation(self, m, row: int, value) -> None:
+        instr = self.instruction
+        parts = Signal(data.ArrayLayout(signed(VALUE_BITS + 13), 2), name=f"parts_{row}")
+        rounded = Signal(signed(VALUE_BITS + 25), name=f"rounded_{row}")
+        m.d.sync += [
+            parts[0].eq(value * instr.quantizer[:12]),
+            parts[1].eq(value * instr.quantizer[12:]),
+            rounded.eq(parts[0] + (parts[1] << 12) + Const(1 << 23, 24)),
+        ]
+        integer = Signal(signed(VALUE_BITS + 1), name=f"integer_{row}")
+        low = Signal(signed(9), name=f"low_{row}")
+        m.d.comb += [integer.eq(rounded >> 24), low.eq(-instr.clamp_low)]
+        with m.If(integer < low):
+            m.d.sync += self.activations[row].eq(low)
+        with m.Elif(integer > instr.clamp_high):
+            m.d.sync += self.activations[row].eq(instr.clamp_high)
+        with m.Else():
+            m.d.sync += self.activations[row].eq(integer)

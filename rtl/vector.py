@@ -1,0 +1,179 @@
+"""Vector operations: sums and maxima of windows of 16-bit values that lie in the activation buffer.
+
+One column after another, ``dm`` channels of it after another, one window pixel (tap) per step.
+"""
+
+from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out
+
+from hardware.accelerator import Accelerator
+from hardware.instruction import OPCODE_MAXIMUM, VALUE_LANES, WORD_BITS
+from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS
+
+TOTAL_BITS = 26
+"""Windows of up to 1024 values."""
+
+
+def words_at_once(accelerator: Accelerator) -> int:
+    """Memory words that one step takes: those of ``dm`` channels, as far as they lie in one buffer entry."""
+    return min(accelerator.lanes, max(1, accelerator.array.dm // VALUE_LANES))
+
+
+def steps_per_tap(accelerator: Accelerator) -> int:
+    """Steps that ``dm`` channels of one tap need."""
+    return max(1, accelerator.array.dm // VALUE_LANES // accelerator.lanes)
+
+
+def vector_step(accelerator: Accelerator) -> data.StructLayout:
+    """One step.
+
+    column, lane, half: which values of the buffer's output: column, first word of the entry, and, with two channels
+    at a time, which half of the word. part: which of the dm channels. first: the window's first pixel;
+    part_done: its last; done: all dm channels are complete after this step.
+    """
+    array, lanes = accelerator.array, accelerator.lanes
+    return data.StructLayout(
+        {
+            "column": range(max(array.dn, 2)),
+            "lane": range(max(lanes, 2)),
+            "half": 1,
+            "part": range(max(steps_per_tap(accelerator), 2)),
+            "first": 1,
+            "part_done": 1,
+            "done": 1,
+        }
+    )
+
+
+class VectorSteps(Component):
+    """The steps of one column tile.
+
+    Members
+    -------
+    load: a column tile with ``columns`` columns begins in the next cycle.
+    advance: the current step is taken.
+    offset: the step's buffer entry, counted from the tile's.
+    last_group: the step belongs to its column's last channels; last_column: to the last column.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
+        super().__init__(
+            {
+                "instruction": In(INSTRUCTION),
+                "load": In(1),
+                "columns": In(8),
+                "advance": In(1),
+                "offset": Out(16),
+                "step": Out(vector_step(accelerator)),
+                "last_group": Out(1),
+                "last_column": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        instr, accelerator = self.instruction, self._accelerator
+        words, parts = words_at_once(accelerator), steps_per_tap(accelerator)
+        lane_bits = accelerator.lanes.bit_length() - 1
+        base, position = Signal(16), Signal(16)
+        columns_left, taps_left, groups_left = Signal(8), Signal(16), Signal(16)
+        step = self.step
+        last_tap, last_part, next_base = Signal(), Signal(), Signal(16)  # flags announced by registers
+        m.d.comb += [
+            self.offset.eq(position >> lane_bits),
+            step.lane.eq(position & (accelerator.lanes - 1)),
+            step.part_done.eq(last_tap),
+            step.done.eq(last_tap & last_part),
+            next_base.eq(base + words),
+        ]
+        first_tap = [taps_left.eq(instr.taps), last_tap.eq(instr.taps == 1), step.first.eq(1)]
+        first_group = [groups_left.eq(instr.row_tiles), self.last_group.eq(instr.row_tiles == 1)]
+        first_group += [base.eq(0), position.eq(0), step.half.eq(0)]
+        with m.If(self.advance):
+            m.d.sync += [taps_left.eq(taps_left - 1), last_tap.eq(taps_left == 2), step.first.eq(0)]
+            m.d.sync += position.eq(position + instr.pixel_words)
+            with m.If(last_tap):
+                m.d.sync += [*first_tap, base.eq(next_base), position.eq(next_base)]
+                m.d.sync += [step.part.eq(step.part + 1), last_part.eq(step.part == parts - 2)]
+                with m.If(step.done):
+                    m.d.sync += [step.part.eq(0), last_part.eq(parts == 1)]
+                    m.d.sync += [groups_left.eq(groups_left - 1), self.last_group.eq(groups_left == 2)]
+                    if accelerator.array.dm < VALUE_LANES:  # a word's other half is the next group
+                        m.d.sync += step.half.eq(~step.half)
+                        with m.If(~step.half):
+                            m.d.sync += [base.eq(base), position.eq(base)]
+                    with m.If(self.last_group):
+                        m.d.sync += [*first_group, step.column.eq(step.column + 1)]
+                        m.d.sync += [columns_left.eq(columns_left - 1), self.last_column.eq(columns_left == 2)]
+        with m.If(self.load):
+            m.d.sync += [*first_tap, *first_group, step.part.eq(0), last_part.eq(parts == 1)]
+            m.d.sync += [step.column.eq(0), columns_left.eq(self.columns), self.last_column.eq(self.columns == 1)]
+        return m
+
+
+class VectorUnit(Component):
+    """Accumulates the values that the steps select.
+
+    Members
+    -------
+    rhs: ``dn`` vectors of ``dk`` bits, one cycle after the step they belong to (buffer read).
+    step, valid: in the cycle of the buffer address.
+    totals, totals_valid: ``dm`` totals, sign-extended, of a step marked ``done``.
+
+    Latency: `hardware.timing.VECTOR_LATENCY` cycles from ``step`` to ``totals``. Throughput: one step per cycle.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
+        array = accelerator.array
+        super().__init__(
+            {
+                "instruction": In(INSTRUCTION),
+                "rhs": In(data.ArrayLayout(array.dk, array.dn)),
+                "step": In(vector_step(accelerator)),
+                "valid": In(1),
+                "totals": Out(data.ArrayLayout(signed(ACCUMULATOR_BITS), array.dm)),
+                "totals_valid": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        accelerator = self._accelerator
+        array, words, parts = accelerator.array, words_at_once(accelerator), steps_per_tap(accelerator)
+        steps = [(self.step, self.valid)]
+        for stage in range(1, 4):
+            step, valid = Signal(self.step.shape(), name=f"step_{stage}"), Signal(name=f"valid_{stage}")
+            m.d.sync += [step.eq(steps[-1][0]), valid.eq(steps[-1][1])]
+            steps.append((step, valid))
+        (reading, _), (adding, adding_valid), (gathering, gathering_valid) = steps[1:]
+
+        entry = Array(Value.cast(vector) for vector in self.rhs)[reading.column]
+        chosen = entry
+        if words < accelerator.lanes:
+            chosen = _part(entry, reading.lane >> (words.bit_length() - 1), words * WORD_BITS)
+        if array.dm < VALUE_LANES:
+            chosen = _part(chosen, reading.half, array.dm * VALUE_BITS)
+        width = array.dm * VALUE_BITS // parts
+        values = Signal(data.ArrayLayout(signed(VALUE_BITS), width // VALUE_BITS))
+        m.d.sync += values.as_value().eq(chosen)
+
+        maximum = self.instruction.opcode == OPCODE_MAXIMUM
+        for i, value in enumerate(values):
+            total = Signal(signed(TOTAL_BITS), name=f"total_{i}")
+            added = Signal(signed(TOTAL_BITS), name=f"added_{i}")
+            m.d.comb += added.eq(Mux(maximum, Mux(value > total, value, total), total + value))
+            with m.If(adding_valid):
+                m.d.sync += total.eq(Mux(adding.first, value, added))
+            for part in range(parts):
+                with m.If(gathering_valid & gathering.part_done & (gathering.part == part)):
+                    m.d.sync += self.totals[part * len(values) + i].eq(total)
+        m.d.sync += self.totals_valid.eq(gathering_valid & gathering.done)
+        return m
+
+
+def _part(value, number, width: int):
+    """Part ``number`` of those that are ``width`` bits long. A multiplexer; `Value.word_select` would be a shifter."""
+    return Array(value[start : start + width] for start in range(0, len(value), width))[number]

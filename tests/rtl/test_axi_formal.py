@@ -1,0 +1,339 @@
+"""AXI's rules proved for both masters by induction, whatever the slave, the requests and halt do; mutants must fail."""
+
+import inspect
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from amaranth.hdl import Array, Assert, Assume, Cat, Module, Mux, Signal, Value
+from amaranth.lib.wiring import Component, In
+
+import rtl.axi
+from hardware.errors import InputError
+from hardware.registers import LIMIT_BITS, ErrorCode
+from rtl.axi import AHEAD, BURST_BEATS, OUTSTANDING, PAGE_BYTES
+from rtl.interface import READ_REQUEST
+from sim.formal import prove
+
+DEPTH = 2
+WORD_BYTES = 8
+
+
+def past(m: Module, value) -> Signal:
+    """``value`` one cycle ago; not to be called inside a condition."""
+    value = Value.cast(value)
+    before = Signal(value.shape())
+    m.d.sync += before.eq(value)
+    return before
+
+
+def stable_while_stalled(m: Module, valid, ready, *payload) -> Signal:
+    """AXI A3.2.1: what is offered stays until it is taken. Returns whether it was offered and not taken a cycle ago."""
+    waited, offered = past(m, valid & ~ready), Cat(*payload)
+    before = past(m, offered)
+    with m.If(waited):
+        m.d.comb += [Assert(valid), Assert(offered == before)]
+    return waited
+
+
+class Proof(Component):
+    """What both masters have in common: requests become the right bursts, and halt ends them.
+
+    Nothing is assumed of the requests, not even that they wait to be taken. Base and limit change only while idle.
+    ``next`` and ``left`` are the independent account: the next word (base included) and the words not yet asked for.
+    """
+
+    def __init__(self, unit, prefix: str, free: dict):
+        self.unit, self.prefix = unit, prefix
+        super().__init__(
+            {
+                "request": In(READ_REQUEST),
+                "request_valid": In(1),
+                "base": In(32),
+                "limit": In(LIMIT_BITS),
+                "halt": In(1),
+                "address_ready": In(1),
+            }
+            | free
+        )
+
+    def channel(self, name: str) -> Signal:
+        return getattr(self.unit.axi, self.prefix + name)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.unit = unit = self.unit
+        m.d.comb += [
+            unit.request.valid.eq(self.request_valid),
+            unit.request.payload.eq(self.request),
+            unit.base.eq(self.base),
+            unit.limit.eq(self.limit),
+            unit.halt.eq(self.halt),
+            self.channel("ready").eq(self.address_ready),
+        ]
+        self.halted = Signal()  # from halt until the unit is idle
+        self.stop = self.halt | self.halted
+        m.d.sync += self.halted.eq(self.stop & ~unit.idle)
+        base = self.base[12:] << 9  # in words
+        memory = Cat(self.base, self.limit)
+        m.d.comb += Assume(unit.idle | (memory == past(m, memory)))
+        m.d.comb += Assume(base + self.limit <= (1 << 32) // WORD_BYTES)
+
+        valid, address = self.channel("valid"), self.channel("addr")
+        beats = Signal(9)
+        m.d.comb += beats.eq(self.channel("len") + 1)
+        constant = (self.channel(name) for name in ("size", "burst", "cache", "prot"))
+        self.waited = stable_while_stalled(m, valid, self.address_ready, address, beats, *constant)
+        self.started, self.accepted = valid & ~self.waited, valid & self.address_ready
+        with m.If(valid):
+            m.d.comb += [
+                Assert(self.channel("size") == 3),
+                Assert(self.channel("burst") == 1),
+                Assert(beats <= BURST_BEATS),
+                Assert(address % WORD_BYTES == 0),
+                Assert(address // PAGE_BYTES == (address + beats * WORD_BYTES - 1) // PAGE_BYTES),
+                Assert(address // WORD_BYTES >= base),
+                Assert(address // WORD_BYTES + beats <= base + self.limit),
+            ]
+        with m.If(self.stop):
+            m.d.comb += [Assert(~self.started), Assert(~unit.request.ready)]
+
+        next, left, refused = Signal(29), Signal(24), Signal()
+        taken = self.request_valid & unit.request.ready
+        bad = (self.request.words == 0) | (self.request.address + self.request.words > self.limit)
+        with m.If(valid):
+            m.d.comb += [Assert(~refused), Assert(address == next * WORD_BYTES), Assert(beats <= left)]
+        with m.If(unit.request.ready):  # the request before is through
+            m.d.comb += [Assert(~refused), Assert(left == Mux(self.accepted, beats, 0))]
+        # No bubble: a burst to be made is on the bus, a request is taken as soon as the one before is through.
+        self.may_start = Signal()
+        with m.If(self.may_start & ~self.stop):
+            m.d.comb += Assert(valid | (left == 0))
+        with m.If(~self.stop & ~refused & (left == Mux(self.accepted, beats, 0))):
+            m.d.comb += Assert(unit.request.ready)
+        with m.If(past(m, self.stop)):
+            m.d.comb += Assert(unit.idle == ((unit.outstanding == 0) & ~valid))
+        m.d.comb += [
+            Assert((unit.error_code == ErrorCode.ADDRESS_RANGE) == (taken & bad)),
+            Assert(unit.error == (unit.error_code != ErrorCode.NONE)),
+        ]
+        with m.If(self.accepted):
+            m.d.sync += [next.eq(next + beats), left.eq(left - beats)]
+        with m.If(self.stop & ~(valid & ~self.address_ready)):
+            m.d.sync += [left.eq(0), refused.eq(0)]
+        with m.If(taken):
+            m.d.sync += [
+                next.eq(base + self.request.address),
+                left.eq(Mux(bad, 0, self.request.words)),
+                refused.eq(bad),
+            ]
+
+        # What induction needs to know: the account and the unit agree.
+        splitter = unit.splitter
+        m.d.comb += [
+            Assert(splitter.stop == self.stop),
+            Assert(splitter.empty == ((left == 0) & ~refused)),
+            Assert((left == 0) | ~refused),
+        ]
+        with m.If(left != 0):
+            m.d.comb += [
+                Assert(~splitter.refusing),
+                Assert(splitter.left == left),
+                Assert(splitter.burst.payload.address == next * WORD_BYTES),
+                Assert(next >= base),
+                Assert(next + left <= base + self.limit),
+            ]
+        with m.If(refused):
+            m.d.comb += Assert(splitter.refusing)
+        return m
+
+
+class ReaderProof(Proof):
+    """The slave answers accepted bursts only; the rest of it is free."""
+
+    def __init__(self, module: ModuleType = rtl.axi):
+        free = {"rvalid": In(1), "rlast": In(1), "rdata": In(64), "rresp": In(2)}
+        super().__init__(module.AxiReader(version=4), "ar", free)
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        unit, axi = self.unit, self.unit.axi
+        m.d.comb += [getattr(axi, name).eq(getattr(self, name)) for name in ("rvalid", "rlast", "rdata", "rresp")]
+        owed = Signal(16)  # accepted bursts without their last beat
+        m.d.sync += owed.eq(owed + self.accepted - (self.rvalid & self.rlast))
+        m.d.comb += [
+            Assume(~self.rvalid | (owed != 0)),
+            Assert(axi.rready),
+            Assert(unit.word.valid == (self.rvalid & ~self.stop)),
+            Assert(unit.word.payload == self.rdata),
+            Assert(unit.outstanding == owed),
+            Assert(owed + self.channel("valid") <= OUTSTANDING),
+            self.may_start.eq(owed < OUTSTANDING),
+        ]
+        with m.If(unit.idle):
+            m.d.comb += [Assert(owed == 0), Assert(~self.channel("valid"))]
+        with m.If(self.rvalid & (self.rresp >= 2)):
+            m.d.comb += Assert(unit.error)
+        return m
+
+
+class WriterProof(Proof):
+    """The slave responds after the address and the last beat of a burst; the rest of it is free.
+
+    ``lengths`` and ``beat`` are the independent account: last beats of the bursts that appeared and are not all sent.
+    """
+
+    def __init__(self, module: ModuleType = rtl.axi):
+        free = {"word_valid": In(1), "word": In(72), "wready": In(1), "bvalid": In(1), "bresp": In(2)}
+        super().__init__(module.AxiWriter(version=4), "aw", free)
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        unit, axi = self.unit, self.unit.axi
+        m.d.comb += [getattr(axi, name).eq(getattr(self, name)) for name in ("wready", "bvalid", "bresp")]
+        m.d.comb += [unit.word.valid.eq(self.word_valid), unit.word.payload.eq(self.word), Assert(axi.bready)]
+
+        lengths, level, beat = [Signal(8, name=f"length_{i}") for i in range(AHEAD + 1)], Signal(8), Signal(8)
+        waited = stable_while_stalled(m, axi.wvalid, self.wready, axi.wdata, axi.wstrb, axi.wlast)
+        sent = axi.wvalid & self.wready
+        done = sent & axi.wlast
+        kept = Signal(8)
+        m.d.comb += kept.eq(level - done)
+        m.d.sync += level.eq(kept + self.started)
+        for i, length in enumerate(lengths):
+            with m.If(self.started & (kept == i)):
+                m.d.sync += length.eq(self.channel("len"))
+            with m.Elif(done & (i < AHEAD)):
+                m.d.sync += length.eq(lengths[min(i + 1, AHEAD)])
+        with m.If(sent):
+            m.d.sync += beat.eq(Mux(axi.wlast, 0, beat + 1))
+        with m.If(axi.wvalid):
+            m.d.comb += [Assert(level != 0), Assert(beat <= lengths[0]), Assert(axi.wlast == (beat == lengths[0]))]
+        m.d.comb += Assert(unit.lengths.level <= AHEAD)
+
+        taken, word, stopped = past(m, self.word_valid & unit.word.ready), past(m, self.word), past(m, self.stop)
+        with m.If(taken):
+            m.d.comb += [Assert(axi.wvalid), Assert(Cat(axi.wdata, axi.wstrb) == word)]
+        with m.If(axi.wvalid & ~waited & ~taken):  # a beat that no word was given for
+            m.d.comb += [Assert(stopped), Assert(axi.wstrb == 0)]
+        owes = level - (axi.wvalid & axi.wlast) + self.started != 0  # a beat that is not on the pins
+        free = ~axi.wvalid | self.wready
+        m.d.comb += Assert(unit.word.ready == (owes & free & ~self.stop))
+        with m.If(past(m, owes & free & self.stop)):
+            m.d.comb += Assert(axi.wvalid)
+
+        addresses, data = Signal(16), Signal(16)  # accepted, and not responded to
+        m.d.sync += [addresses.eq(addresses + self.accepted - self.bvalid), data.eq(data + done - self.bvalid)]
+        m.d.comb += [
+            Assume(~self.bvalid | ((addresses != 0) & (data != 0))),
+            Assert(unit.outstanding == addresses + self.waited),
+            Assert(unit.outstanding == data + level),
+            Assert(unit.outstanding <= OUTSTANDING),
+            self.may_start.eq((unit.outstanding < OUTSTANDING) & (level < AHEAD)),
+        ]
+        with m.If(unit.idle):
+            m.d.comb += [
+                Assert(addresses == 0),
+                Assert(level == 0),
+                Assert(~self.channel("valid")),
+                Assert(~axi.wvalid),
+            ]
+        with m.If(self.bvalid & (self.bresp >= 2)):
+            m.d.comb += Assert(unit.error)
+
+        # What induction needs to know: account and unit agree; a last beat on the pins has left the unit's queue.
+        last_waits = Signal()
+        m.d.comb += [
+            last_waits.eq(axi.wvalid & axi.wlast),
+            Assert(unit.lengths.level == level - last_waits),
+            Assert(unit.beat == Mux(last_waits, 0, beat + axi.wvalid)),
+            Assert((beat == 0) | (level != 0)),
+        ]
+        for i, entry in enumerate(unit.lengths.entries):
+            with m.If(i < unit.lengths.level):
+                m.d.comb += Assert(entry == Array(lengths)[i + last_waits])
+        with m.If(unit.lengths.level != 0):
+            m.d.comb += Assert(unit.beat <= unit.lengths.entries[0])
+        return m
+
+
+PROOFS = {"reader": ReaderProof, "writer": WriterProof}
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_no_slave_and_no_request_makes_the_master_break_a_rule(tmp_path: Path, name: str) -> None:
+    log = prove(PROOFS[name](), tmp_path, mode="prove", depth=DEPTH)
+    assert "successful proof by k-induction" in log
+
+
+MUTANTS = {  # which proof, text of rtl/axi.py, what it becomes
+    "address withdrawn by halt": ("reader", "held & (waits | ~(", "held & (~("),
+    "address replaced while it waits": ("writer", "with m.If(burst.valid & burst.ready):", "with m.If(burst.valid):"),
+    "burst started after halt": ("reader", "~(self.refusing | self.stop | self.hold)", "~(self.refusing | self.hold)"),
+    "burst of 32 beats": ("reader", "BURST_BEATS = 16", "BURST_BEATS = 32"),
+    "burst across a page": ("writer", "PAGE_BYTES = 4096", "PAGE_BYTES = 8192"),
+    "a word beyond the limit": ("reader", "words <= self.limit", "words <= self.limit + 1"),
+    "request of no words": ("writer", "(words != 0) & ", ""),
+    "refused request issued": ("reader", "~(self.refusing | ", "~("),
+    "bubble between requests": ("reader", "(~held | (burst.valid & burst.ready & ~more))", "~held"),
+    "last beat of a burst of one word": ("writer", "self.beat == lengths.last)", "self.beat + 1 == lengths.last)"),
+    "every beat the last": ("writer", "axi.wlast.eq(last)", "axi.wlast.eq(1)"),
+    "beat torn by the next word": ("writer", "(~axi.wvalid | axi.wready)", "1"),
+    "bytes written after halt": ("writer", "Mux(stop, 0, word.payload.strobe)", "word.payload.strobe"),
+    "idle before the last beat": ("reader", "(axi.rvalid & axi.rlast)", "axi.rvalid"),
+    "idle before the response": ("writer", "splitter.started - axi.bvalid", "splitter.started - lengths.pop"),
+    "halt of one cycle forgotten": ("writer", "stop.eq(halt | stopping)", "stop.eq(halt)"),
+    "lengths overwritten": ("writer", "self.level == i + self.pop", "self.level == i"),
+}
+QUICK = ("address withdrawn by halt", "every beat the last")
+
+
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MUTANTS]
+)  # some seconds each
+def test_the_proof_fails_for_a_wrong_master(tmp_path: Path, mutant: str) -> None:
+    proof, text, wrong = MUTANTS[mutant]
+    source = inspect.getsource(rtl.axi)
+    assert text in source, "the mutant no longer matches rtl/axi.py"
+    module = ModuleType("mutant")
+    exec(source.replace(text, wrong), vars(module))
+    with pytest.raises(AssertionError, match="proof failed within"):  # a trace from reset, not a weak induction
+        prove(PROOFS[proof](module), tmp_path, mode="bmc", depth=8)
+
+
+class Counter(Component):
+    """Counts to three and stays; ``bound`` holds, but is too weak for induction where it is above three."""
+
+    enable: In(1)
+
+    def __init__(self, bound: int):
+        self._bound = bound
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        count = Signal(4)
+        with m.If(self.enable & (count != 3)):
+            m.d.sync += count.eq(count + 1)
+        m.d.comb += Assert(count <= self._bound)
+        return m
+
+
+def test_a_proof_says_whether_it_failed_and_how(tmp_path: Path) -> None:
+    assert "DONE (PASS" in prove(Counter(3), tmp_path, mode="prove", depth=2)
+    with pytest.raises(AssertionError, match=r"within 4 cycles: test_axi_formal\.py:"):
+        prove(Counter(2), tmp_path, mode="bmc", depth=4)
+    prove(Counter(2), tmp_path, mode="bmc", depth=3)  # the third cycle still sees two
+    with pytest.raises(AssertionError, match="only by induction over 2 cycles"):
+        prove(Counter(7), tmp_path, mode="prove", depth=2)
+
+
+def test_a_proof_without_a_result_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = Counter(3)
+    with pytest.raises(InputError, match=r"ended with exit code \d+ and no result"):
+        prove(counter, tmp_path, mode="prove", depth=-1)
+    with pytest.raises(InputError, match="bmc, prove, not 'cover'"):
+        prove(counter, tmp_path, mode="cover", depth=2)
+    monkeypatch.setattr("sim.formal.SOLVER", "z-none")
+    with pytest.raises(InputError, match="z-none was not found: install the package z3-solver"):
+        prove(counter, tmp_path, mode="prove", depth=2)

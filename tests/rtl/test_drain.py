@@ -1,0 +1,138 @@
+"""The drain on buffers in plain Python: words, addresses, strobes, and the cycles between them."""
+
+import numpy as np
+import pytest
+
+from hardware.instruction import FIELDS
+from hardware.timing import NEXT_JOB, PENDING_JOBS, VALUES_TO_PLANES
+from rtl.drain import Drain
+
+DN, PIXEL_WORDS = 2, 5
+PLANE_BITS, PLANE_PIXEL_WORDS = 3, 2
+
+
+def fields_of(sums: bool, values: bool, planes: bool) -> dict[str, int]:
+    """One image of many pixels in a row, ``PIXEL_WORDS`` words of sums or values each; planes elsewhere."""
+    return dict.fromkeys(FIELDS, 0) | {
+        "write_sums": sums,
+        "write_values": values,
+        "write_planes": planes,
+        "out_width": 1000,
+        "out_height": 1,
+        "result_base": 700,
+        "result_step": PIXEL_WORDS,
+        "plane_base": 9000,
+        "plane_step": PLANE_BITS * PLANE_PIXEL_WORDS,
+        "plane_bits": PLANE_BITS,
+        "plane_words": PLANE_PIXEL_WORDS,
+    }
+
+
+def jobs_of(row_tiles: int, tiles: int, groups: int, planes: bool):
+    """((first pixel, row tile), job) of a nest of full column tiles."""
+    for group in range(groups):
+        for row in range(row_tiles):
+            for tile in range(tiles):
+                last_row, last = row == row_tiles - 1, tile == tiles - 1
+                yield (
+                    ((group * tiles + tile) * DN, row),
+                    {
+                        "columns": DN,
+                        "plane_columns": DN if planes and last_row else 0,
+                        "last_in_group": last,
+                        "last_row_tile": last_row,
+                        "last": last_row and last and group == groups - 1,
+                    },
+                )
+
+
+def ref_words(dm: int, kind: str, jobs, ring: list[int]):
+    """[job][word]: (address, data under the strobes, strobe); planes' data is their place in the buffer."""
+    done, plane_word, words = 0, 0, []
+    for (pixel, row), job in jobs:
+        words.append([])
+        for column in range(DN if kind != "planes" else 0):
+            data, address = ring[done], 700 + (pixel + column) * PIXEL_WORDS
+            done += 1
+            if kind == "values" and dm == 2:  # two row tiles share a word
+                half, value = row % 2, data & 0xFFFFFFFF
+                words[-1].append((address + row // 2, value << 32 * half, 0xF0 if half else 0x0F))
+                continue
+            count = dm // 2 if kind == "sums" else dm // 4
+            words[-1] += [
+                (address + row * count + i, data >> 64 * i & (2**64 - 1), 0xFF) for i in range(count)
+            ]  # fmt: skip
+        for column in range(job["plane_columns"] if kind == "planes" else 0):
+            start = 9000 + (pixel + column) * PLANE_BITS * PLANE_PIXEL_WORDS
+            for word in range(PLANE_PIXEL_WORDS):
+                masked = word == PLANE_PIXEL_WORDS - 1
+                planes = range(PLANE_BITS)
+                words[-1] += [(start + word * PLANE_BITS + p, plane_word << 8 | masked << 4 | p, 0xFF) for p in planes]
+                plane_word += 1
+    return words
+
+
+@pytest.mark.parametrize("refuse", [0.0, 0.6])
+@pytest.mark.parametrize("dm", [2, 4, 16, 64])
+@pytest.mark.parametrize("kind", ["sums", "values", "planes", "both"])
+@pytest.mark.parametrize("row_tiles", [3, 4])
+def test_jobs_are_written_in_order_and_without_a_gap_but_their_latencies(
+    simulate, machine, plain_memory, row_tiles, kind, dm, refuse
+):
+    """All jobs are complete as soon as they are known, so the drain alone sets the pace."""
+    rng = np.random.default_rng(dm)
+    drain, memory = Drain(machine(dm=dm, dn=DN, plane_words=64)), plain_memory(np.zeros(10_000), refuse=refuse, seed=dm)
+    has_values, has_planes = kind in ("values", "both"), kind in ("planes", "both")
+    jobs = [job for job in jobs_of(row_tiles, 2, 2, has_planes) if kind != "planes" or job[1]["plane_columns"]]
+    ring = [int.from_bytes(rng.bytes(dm * 4), "little") for _ in range(DN * len(jobs))]
+    expected = ref_words(dm, "values" if kind == "both" else kind, jobs, ring)
+    if kind == "both":
+        planes = ref_words(dm, "planes", jobs, ring)
+        expected = [[*values, *plane] for values, plane in zip(expected, planes, strict=True)]
+    seen: list[tuple[int, int, int]] = []
+    done: list[tuple[int, bool]] = []
+
+    async def testbench(ctx):
+        ctx.set(drain.instruction, fields_of(kind == "sums", has_values, has_planes))
+        ctx.set(drain.start, 1)
+        await memory.tick(ctx)
+        ctx.set(drain.start, 0)
+        sent, turns, column, word = 0, 0, None, None
+        while len(done) < len(jobs):
+            if column is not None:  # buffers answer one cycle later
+                ctx.set(drain.column, ring[(column + turns * depth) % len(ring)])  # it looks one ahead
+                masked, plane = ctx.get(drain.masked), ctx.get(drain.plane)
+                ctx.set(drain.plane_data, word << 8 | masked << 4 | plane)
+            send = sent < len(jobs) and sent - len(done) < PENDING_JOBS
+            ctx.set(drain.job_valid, send)
+            ctx.set(drain.columns_ready, send and kind != "planes")
+            ctx.set(drain.planes_ready, send and has_planes and jobs[sent][1]["plane_columns"] > 0)
+            if send:
+                ctx.set(drain.job, jobs[sent][1])
+                sent += 1
+            memory.write(ctx, drain.word)
+            if len(memory.writes) > len(seen):
+                seen.append((ctx.get(drain.word.payload.address), ctx.get(drain.word.payload.data), memory.now))
+            if ctx.get(drain.job_done):
+                done.append((memory.now, bool(ctx.get(drain.last))))
+            before, column, word = column, ctx.get(drain.read_column), ctx.get(drain.read_word)
+            turns += before is not None and column < before
+            await memory.tick(ctx)
+            assert memory.now < 5000, "the drain hangs"
+
+    depth = 1 << len(drain.read_column)
+    simulate(drain, testbench)
+    flat = [word for job in expected for word in job]
+    masks = [sum(0xFF << 8 * byte for byte in range(8) if strobe >> byte & 1) for _, _, strobe in flat]
+    assert [(address, strobe) for _, address, strobe in memory.writes] == [(word[0], word[2]) for word in flat]
+    assert [data & mask for (_, data, _), mask in zip(seen, masks, strict=True)] == [word[1] for word in flat]
+    ends = np.cumsum([len(job) for job in expected]) - 1
+    assert done == [(memory.writes[end][0], end == ends[-1]) for end in ends]
+    if not refuse:
+        gaps = np.diff([cycle for cycle, _, _ in memory.writes])
+        wanted = np.ones(len(flat) - 1, dtype=int)
+        wanted[ends[:-1]] = NEXT_JOB
+        if kind == "both":
+            starts = [i for i in range(1, len(flat)) if flat[i][0] >= 9000 > flat[i - 1][0]]
+            wanted[np.array(starts) - 1] = VALUES_TO_PLANES
+        assert gaps.tolist() == wanted.tolist()
