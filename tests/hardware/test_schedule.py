@@ -104,8 +104,8 @@ def test_buffers_hold_what_must_lie_in_them_together(machine, layer, array, outp
         assert work.rhs_tile_entries == bits[1] * work.chunks
         assert 1 <= work.group_tiles <= work.column_tiles
         assert work.group_tiles * work.rhs_tile_entries <= accelerator.buffers.rhs_entries
-        if output.plane_bits:  # the planes of a group, and of two tiles that are still being written
-            pixels = (min(work.group_tiles, work.column_tiles) + 2) * work.dn
+        if output.plane_bits:  # the planes of a group, and of two tiles of the one before that are still being written
+            pixels = (work.group_tiles + (2 if work.group_tiles < work.column_tiles else 0)) * work.dn
             assert pixels * work.plane_words <= accelerator.buffers.plane_words
         assert (work.row_tiles - 1) * work.dm < len(work.kernels) <= work.row_tiles * work.dm
         assert 1 <= work.last_columns <= work.dn
