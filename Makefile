@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO := runs/demo
 LENET := --network lenet --hardware bitserial-tiny
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all prove lint clean
 
 setup: .venv/.installed
 
@@ -27,6 +27,10 @@ test: setup
 
 test-all: setup
 	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report term
+
+# Every formal proof, the mutants that they must find included; see docs/verification.md.
+prove: setup
+	$(BIN)/pytest -k "formal or proof or reach" tests/rtl/test_*_formal.py tests/rtl/test_popcount.py tests/sim/test_reach.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Random layers with random integers: the inputs of calibration and of property tests."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from hardware.accelerator import Accelerator
@@ -9,7 +11,20 @@ from hardware.operands import Operands
 from hardware.schedule import schedule
 
 
-def random_operands(rng: np.random.Generator, accelerator: Accelerator, number: int) -> Operands:
+@dataclass(frozen=True)
+class Numbers:
+    """Widths and kinds of a layer's integers, see `hardware.operands.Operands`."""
+
+    weight_bits: int
+    activation_bits: int
+    signed_weights: bool
+    signed_activations: bool
+    bipolar: bool
+
+
+def random_operands(
+    rng: np.random.Generator, accelerator: Accelerator, number: int, numbers: Numbers | None = None
+) -> Operands:
     """One random layer that fits the accelerator, with uniformly random integers.
 
     Half are convolutions (kernel 1 to 5, stride 1 to 3, padding 0 to 2, dilation 1 to 3, one or two images, a third of
@@ -17,15 +32,31 @@ def random_operands(rng: np.random.Generator, accelerator: Accelerator, number: 
     not stay in their buffer. M, K and N fall anywhere, so most are no multiples of the array. Bits are 1 to 8 for each
     operand, signed or unsigned, weights bipolar in one of four layers; in another of four every kernel has a width of
     its own, 0 (pruned) among them. A draw that the machine cannot hold is drawn again.
+
+    Parameters
+    ----------
+    numbers:
+        What shall not be random. Then at least one kernel has the full width, and one in four layers without channel
+        groups has whole words of 64 channels.
     """
     while True:
         weight_bits, activation_bits = (int(b) for b in rng.integers(1, 9, size=2))
+        if numbers is not None:
+            weight_bits, activation_bits = numbers.weight_bits, numbers.activation_bits
         layer = _random_layer(rng, accelerator, f"sample{number}", weight_bits)
         signed_weights, special = bool(rng.integers(2)), rng.integers(4)
         bipolar, kernel_wise = special == 0, special == 1
+        if numbers is not None:
+            layer = replace(layer, signed_activations=numbers.signed_activations)
+            signed_weights, bipolar = numbers.signed_weights, numbers.bipolar
+            kernel_wise = kernel_wise and not bipolar  # no bipolar weight is 0
+            if rng.integers(4) == 0 and layer.groups == 1:
+                layer = replace(layer, in_channels=-(-layer.in_channels // 64) * 64)
         widths = np.full(layer.out_channels, weight_bits)
         if kernel_wise:
             widths = rng.integers(0, weight_bits + 1, size=layer.out_channels)
+            if numbers is not None:
+                widths[-1] = weight_bits
         try:
             passes = schedule(
                 layer, tuple(map(int, widths)), activation_bits, accelerator, signed_weights, bool(bipolar)

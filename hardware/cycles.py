@@ -18,24 +18,35 @@ from hardware.accelerator import Memory
 from hardware.instruction import INSTRUCTION_WORDS
 from hardware.schedule import Pass, Schedule
 from hardware.timing import (
+    ADDRESS_TO_WORD,
     COLUMN_TO_FREE,
     COLUMN_TO_PLANE_WORD,
     COLUMN_TO_SUM_WORD,
     COLUMN_TO_VALUE_WORD,
     DISPATCH_INTERVAL,
+    FREE_TO_REQUEST,
     INSTRUCTION_TO_STAGES,
-    LAST_STEP_TO_FREE,
+    ISSUE_LATENCY,
+    ISSUE_TO_WRITER,
     NEXT_JOB,
     PENDING_JOBS,
     READY_TO_STEP,
-    REQUEST_TO_WORD,
-    RESULT_TO_END,
+    REQUEST_TO_ADDRESS,
+    RESPONSE_TO_END,
     START_TO_REQUEST,
+    STEP_TO_FREE,
     SUMS_TO_COLUMN,
+    TILE_INTERVAL,
+    TILE_TO_TILE,
     VALUES_TO_PLANES,
     VECTOR_LATENCY,
+    WALK_LATENCY,
+    WORD_LATENCY,
     WORD_TO_READY,
-    array_latency,
+    WRITE_QUEUE,
+    WRITE_RESPONSE,
+    WRITER_TO_BEAT,
+    sums_latency,
 )
 
 
@@ -68,16 +79,16 @@ def pass_cycles(work: Pass, memory: Memory, channel_free: int = 0) -> tuple[int,
     in which that one leaves the channel: a slow memory may still be busy with its last words.
     """
     interval = memory.cycles_per_word
-    request = max(START_TO_REQUEST, channel_free)
-    first_word = request + REQUEST_TO_WORD + memory.latency
+    address = max(START_TO_REQUEST + REQUEST_TO_ADDRESS, channel_free)
+    first_word = address + ADDRESS_TO_WORD + memory.latency + WORD_LATENCY
     stages_start = first_word + (INSTRUCTION_WORDS - 1) * interval + INSTRUCTION_TO_STAGES
-    fetch = _ReadChannel(work, memory, stages_start, request + INSTRUCTION_WORDS * interval)
+    fetch = _ReadChannel(work, memory, stages_start, address + INSTRUCTION_WORDS * interval)
     result = _Result(work, interval)
     if work.operation == "matrix":
         _matrix(work, fetch, result, stages_start)
     else:
         _vector(work, fetch, result, stages_start)
-    return result.written + RESULT_TO_END, fetch.free
+    return result.written + WRITE_RESPONSE + RESPONSE_TO_END, fetch.free
 
 
 def _matrix(work: Pass, fetch: "_ReadChannel", result: "_Result", last_step: int) -> None:
@@ -97,11 +108,11 @@ def _matrix(work: Pass, fetch: "_ReadChannel", result: "_Result", last_step: int
                 dispatch = max(last_step, lhs_ready, rhs_ready[tile - group], dispatch + DISPATCH_INTERVAL)
                 last_step = max(dispatch + READY_TO_STEP + steps - 1, result.free)
                 if tile == tiles[-1] and not work.lhs_resident:
-                    fetch.lhs.release(work.lhs_tile_entries(bits), last_step + LAST_STEP_TO_FREE)
+                    fetch.lhs.release(work.lhs_tile_entries(bits), last_step + STEP_TO_FREE + FREE_TO_REQUEST)
                 if row == work.row_tiles - 1:
-                    fetch.rhs.release(work.rhs_tile_entries, last_step + LAST_STEP_TO_FREE)
+                    fetch.rhs.release(work.rhs_tile_entries, last_step + STEP_TO_FREE + FREE_TO_REQUEST)
                 planes = work.columns(tile) if row == work.row_tiles - 1 else 0
-                result.tile(last_step + array_latency(64 * work.lanes), work.columns(tile), planes)
+                result.tile(last_step + sums_latency(64 * work.lanes), work.columns(tile), planes)
 
 
 def _vector(work: Pass, fetch: "_ReadChannel", result: "_Result", last_step: int) -> None:
@@ -113,8 +124,8 @@ def _vector(work: Pass, fetch: "_ReadChannel", result: "_Result", last_step: int
             for group in range(work.row_tiles):
                 last_step = max(last_step + steps, result.free)
                 ends = column == columns - 1 and group == work.row_tiles - 1
-                result.tile(last_step + VECTOR_LATENCY, 1, columns if ends else 0)
-        fetch.rhs.release(work.rhs_tile_entries, last_step + LAST_STEP_TO_FREE)
+                result.tile(last_step + ISSUE_LATENCY + VECTOR_LATENCY, 1, columns if ends else 0)
+        fetch.rhs.release(work.rhs_tile_entries, last_step + STEP_TO_FREE + FREE_TO_REQUEST)
 
 
 class _Ring:
@@ -139,27 +150,47 @@ class _Ring:
 
 
 class _ReadChannel:
-    """The fetch stage and the read channel: tiles in fetch order, each waiting for buffer space."""
+    """The fetch stage and the read channel: tiles in fetch order, each waiting for buffer space.
+
+    A request waits in the skid register until the memory has accepted the address of the one before, and in the AXI
+    unit until it accepts its own; so the fetch stage is up to two requests ahead.
+    """
 
     def __init__(self, work: Pass, memory: Memory, stages_start: int, channel_free: int):
         self._work, self._memory = work, memory
-        self.free = max(stages_start, channel_free)
+        self._offer = stages_start + WALK_LATENCY
+        """Cycle in which the next tile's first request can come at the earliest."""
+        self._room = self._address = 0
+        """Cycles from which on the skid register takes the next request, and the AXI unit does."""
+        self.free = channel_free
         self.lhs, self.rhs = _Ring(work.lhs_depth), _Ring(work.rhs_depth)
 
     def row_tile(self, bits: int) -> int:
         """Fetch the next row tile; the cycle in which the execute stage sees it."""
         space = self.lhs.take(self._work.lhs_tile_entries(bits))
-        return self._tile(self._work.lhs_tile_words(bits) // self._work.ports, space)
+        return self._tile(1, self._work.lhs_tile_words(bits) // self._work.ports, space)
 
     def column_tile(self, columns: int) -> int:
         """Fetch the next column tile; the cycle in which the execute stage sees it."""
-        space = self.rhs.take(self._work.rhs_tile_entries)
-        return self._tile(-(-columns // self._work.ports) * self._work.column_words, space)
+        work, space = self._work, self.rhs.take(self._work.rhs_tile_entries)
+        requests = -(-columns // work.ports) * (work.column_words // work.run_words)
+        return self._tile(requests, work.run_words, space)
 
-    def _tile(self, words: int, space: int) -> int:
-        begin = max(self.free, space)
-        self.free = begin + words * self._memory.cycles_per_word
-        last_word = self.free - self._memory.cycles_per_word + REQUEST_TO_WORD + self._memory.latency
+    def _tile(self, requests: int, words: int, space: int) -> int:
+        """Requests of ``words`` words each."""
+        occupied = words * self._memory.cycles_per_word
+        begun = offered = max(self._offer, space)
+        alone = min(requests, 4)
+        for _ in range(alone):
+            asked = max(offered, self._room)
+            taken = max(asked, self._address)
+            self._address = max(taken + REQUEST_TO_ADDRESS, self.free)
+            self.free = self._address + occupied
+            self._room, offered = taken + 1, asked + 1
+        more = (requests - alone) * occupied  # by now the memory sets the pace
+        self.free, self._address, self._room = self.free + more, self._address + more, self._room + more
+        self._offer = max(asked + more + TILE_INTERVAL, begun + TILE_TO_TILE)
+        last_word = self.free - self._memory.cycles_per_word + ADDRESS_TO_WORD + self._memory.latency + WORD_LATENCY
         return last_word + WORD_TO_READY
 
 
@@ -170,11 +201,14 @@ class _Result:
         self._work, self._interval = work, interval
         self.free = 0
         """Cycle from which on a tile's last step may be taken."""
-        self.written = 0
-        """Cycle in which the last word so far has been accepted."""
-        self._in_flight = array_latency(64 * work.lanes)
+        self.written = -interval
+        """Cycle in which the memory has accepted the last word so far."""
+        self._asked = 0
+        """Cycle in which the drain has asked for it ..."""
+        self._left = deque([-interval] * WRITE_QUEUE, WRITE_QUEUE)
+        """... and in which it, and those before it, have left the write queue."""
+        self._in_flight = sums_latency(64 * work.lanes)
         self._jobs = deque([-1] * PENDING_JOBS, PENDING_JOBS)
-        self._channel_free = 0
         self._next_job = 0
         self._to_word = COLUMN_TO_SUM_WORD if work.output.sums else COLUMN_TO_VALUE_WORD
 
@@ -191,13 +225,25 @@ class _Result:
         begin = self._next_job
         if output.sums or output.values:
             self._stream(max(column + self._to_word, begin), columns * self._work.result_words)
-            begin = self.written + VALUES_TO_PLANES
+            begin = self._asked + VALUES_TO_PLANES
         if output.plane_bits and plane_columns:
             ready = column + columns - 1 + COLUMN_TO_PLANE_WORD
             self._stream(max(ready, begin), plane_columns * self._work.plane_words * output.plane_bits)
-        self._jobs.append(self.written)
-        self._next_job = self.written + NEXT_JOB
+        self._jobs.append(self._asked)
+        self._next_job = self._asked + NEXT_JOB
 
     def _stream(self, first: int, words: int) -> None:
-        self.written = max(first, self._channel_free) + (words - 1) * self._interval
-        self._channel_free = self.written + self._interval
+        """Words that can be asked for from cycle ``first`` on, one a cycle."""
+        if self._interval == 1:  # the queue never fills
+            self._asked = first + words - 1
+            self.written = self._asked + ISSUE_TO_WRITER + WRITER_TO_BEAT
+            return
+        alone = min(words, 3 * WRITE_QUEUE)
+        for _ in range(alone):
+            self._asked = max(first, self._left[0] + 1)
+            self._left.append(max(self._asked + ISSUE_TO_WRITER, self._left[-1] + 1, self.written))
+            self.written = max(self._left[-1] + WRITER_TO_BEAT, self.written + self._interval)
+            first = self._asked + 1
+        more = (words - alone) * self._interval  # by now the memory sets the pace
+        self._asked, self.written = self._asked + more, self.written + more
+        self._left = deque((cycle + more for cycle in self._left), WRITE_QUEUE)

@@ -111,7 +111,9 @@ REGISTERS: tuple[Register, ...] = (
         "What the machine shall do.",
         (
             Field("start", 0, 1, Access.STROBE, "Run the program at `program`."),
-            Field("soft_reset", 1, 1, Access.STROBE, "Stop, finish what the bus is owed, then forget all state."),
+            Field(
+                "soft_reset", 1, 1, Access.STROBE, "Stop the program, finish what the bus is owed, clear the errors."
+            ),
             Field("interrupt_enable", 8, 1, Access.READ_WRITE, "Let `done` and `error` raise the interrupt line."),
         ),
     ),
@@ -120,16 +122,41 @@ REGISTERS: tuple[Register, ...] = (
         0x14,
         "What the machine does.",
         (
-            Field("busy", 0, 1, Access.READ, "A program runs."),
-            Field("done", 1, 1, Access.EVENT, "A program has ended and its results are in memory."),
+            Field("busy", 0, 1, Access.READ, "A program runs or is being stopped."),
+            Field(
+                "done",
+                1,
+                1,
+                Access.EVENT,
+                "The program has ended: its results are in memory, or an error or a soft reset has stopped it.",
+            ),
             Field("error", 2, 1, Access.EVENT, "Something went wrong; see `error_code`."),
             Field("interrupt_pending", 3, 1, Access.INTERRUPT, "The interrupt line."),
-            Field("resetting", 4, 1, Access.READ, "A soft reset waits for the bus; start nothing."),
+            Field(
+                "resetting",
+                4,
+                1,
+                Access.READ,
+                "An error or a soft reset stops the machine and waits for the bus; start nothing.",
+            ),
         ),
     ),
-    _whole("error_code", 0x18, 4, Access.READ, "The first error since the last start, see the table below."),
+    _whole(
+        "error_code",
+        0x18,
+        4,
+        Access.READ,
+        "What stopped the last program, see the table below. A start while busy does not stop it, and any other code "
+        "takes the place of that one.",
+    ),
     _whole("error_address", 0x1C, 32, Access.READ, "Word address of the request refused with ADDRESS_RANGE."),
-    _whole("error_instruction", 0x20, 32, Access.READ, "Index in the program of the instruction that stopped."),
+    _whole(
+        "error_instruction",
+        0x20,
+        32,
+        Access.READ,
+        "Index in the program of the instruction that ran or was read when it was stopped.",
+    ),
     _whole("program", 0x24, 32, Access.READ_WRITE, "Word address of the first instruction, from `memory_base`."),
     _whole(
         "memory_base",
@@ -148,15 +175,20 @@ REGISTERS: tuple[Register, ...] = (
         "Write it only while idle.",
     ),
     _whole(
-        "watchdog", 0x30, 32, Access.READ_WRITE, "Cycles after which a program is stopped with TIMEOUT; 0 is never."
+        "watchdog",
+        0x30,
+        32,
+        Access.READ_WRITE,
+        "Cycles without a transfer on a memory port and without a step after which the program is stopped with "
+        "TIMEOUT; 0 is never. Give it more than the memory's latency and 100.",
     ),
     _counter("cycles", 0x40, "Cycles the current or last program has been busy."),
     _counter("fetch_busy", 0x48, "Cycles in which fetch had work."),
-    _counter("execute_busy", 0x50, "Cycles in which execute had a tile."),
+    _counter("execute_busy", 0x50, "Cycles in which execute worked on a tile."),
     _counter("array_steps", 0x58, "Cycles in which the array took a step."),
-    _counter("result_busy", 0x60, "Cycles in which result had words to write."),
-    _counter("read_stall", 0x68, "Cycles in which a read request waited for the bus."),
-    _counter("write_stall", 0x70, "Cycles in which a result word waited for the bus."),
+    _counter("result_busy", 0x60, "Cycles in which result had words to write or that were not in memory."),
+    _counter("read_stall", 0x68, "Cycles in which some port waited for a word or with a request, and none came."),
+    _counter("write_stall", 0x70, "Cycles in which a word on the bus was not accepted."),
 )
 
 

@@ -7,26 +7,47 @@
 START_TO_REQUEST = 1
 """Start strobe (or the end of the last instruction) to the request for the instruction's words."""
 
-REQUEST_TO_WORD = 1
-"""Accepted read request to its first word, on top of the memory's own latency."""
+REQUEST_TO_ADDRESS = 1
+"""Read request to its address on the bus."""
+
+ADDRESS_TO_WORD = 1
+"""Address accepted to its first word, on top of the memory's own latency."""
+
+WORD_LATENCY = 1
+"""Word on the bus to sequencer and fetch seeing it."""
 
 INSTRUCTION_TO_STAGES = 2
 """Last instruction word to fetch, execute and result working on it."""
 
-WORD_TO_READY = 2
+WALK_LATENCY = 5
+"""Fetch working on an instruction to its first place in memory, and so to its first request."""
+
+WORD_TO_READY = 3
 """Last word of a tile to the execute stage seeing the tile as ready."""
 
 READY_TO_STEP = 1
-"""A tile seen as ready to its first step, if the array waits for it."""
+"""A tile seen as ready to its first step being taken, if the array waits for it."""
 
-DISPATCH_INTERVAL = 2
+DISPATCH_INTERVAL = 3
 """Cycles between two tiles being taken by the execute stage, at least."""
 
-LAST_STEP_TO_FREE = 1
-"""Last array step that reads a tile to the fetch stage seeing its entries as free."""
+ISSUE_LATENCY = 1
+"""Step taken by the execute stage to the buffers and the array seeing it."""
+
+STEP_TO_FREE = 1
+"""Last step that reads a tile taken to the fetch stage being told that its entries are free."""
+
+FREE_TO_REQUEST = 4
+"""From there to the request that waits for them."""
+
+TILE_INTERVAL = 2
+"""Last request of a tile to the first one of the next ..."""
+
+TILE_TO_TILE = 3
+"""... which is also at least so many cycles behind the first one of that tile."""
 
 VECTOR_LATENCY = 4
-"""Last vector step of a group to its totals: buffer read 1, selection 1, accumulation 1, gathering 1."""
+"""Last step of a group at the vector unit's inputs to its totals: buffer, selection, accumulation, gathering 1 each."""
 
 SUMS_TO_COLUMN = 1
 """Sums complete to their first column leaving the result registers."""
@@ -36,25 +57,37 @@ COLUMN_TO_FREE = 1
 the execute stage seeing the registers as free."""
 
 COLUMN_TO_SUM_WORD = 2
-"""First column leaving the registers to its first word of raw sums offered to the memory."""
+"""First column leaving the registers to its first word of raw sums being asked for by the drain."""
 
-COLUMN_TO_VALUE_WORD = COLUMN_TO_SUM_WORD + 5
+COLUMN_TO_VALUE_WORD = COLUMN_TO_SUM_WORD + 7
 """The same for values: multiplication, addition, saturation."""
 
-COLUMN_TO_PLANE_WORD = COLUMN_TO_VALUE_WORD + 3
+COLUMN_TO_PLANE_WORD = COLUMN_TO_VALUE_WORD + 4
 """Last column of a tile leaving the registers to its first word of bit planes."""
 
 PENDING_JOBS = 2
-"""Tiles whose results may wait for the write channel, the one that is being written included."""
+"""Tiles whose results may wait for the drain, the one that it works on included."""
 
 NEXT_JOB = 2
-"""Last word of a job accepted to the first word of the next one, if that is complete."""
+"""Last word of a job asked for by the drain to the first word of the next one, if that is complete."""
 
 VALUES_TO_PLANES = 2
-"""Last value of a job accepted to its first word of bit planes, if these are complete."""
+"""Last value of a job asked for by the drain to its first word of bit planes, if these are complete."""
 
-RESULT_TO_END = 1
-"""Last result word accepted to the sequencer ending the instruction."""
+WRITE_QUEUE = 8
+"""Words between the drain and the AXI unit: being read from the buffers, and read."""
+
+ISSUE_TO_WRITER = 5
+"""Word asked for by the drain to the AXI unit taking it."""
+
+WRITER_TO_BEAT = 1
+"""Word taken by the AXI unit to its beat on the bus."""
+
+WRITE_RESPONSE = 1
+"""Last beat of a burst accepted to its response; a property of the simulated memory."""
+
+RESPONSE_TO_END = 1
+"""Last response to the sequencer ending the instruction."""
 
 BUFFER_LATENCY = 1
 """Array step to its operands out of the buffers."""
@@ -72,5 +105,10 @@ def popcount_latency(dk: int) -> int:
 
 
 def array_latency(dk: int) -> int:
-    """Array step to its sum in the accumulator: buffer read, operand register 1, popcount, add 1."""
+    """Step at the array's inputs to its sum in the accumulator: buffer, operand register 1, popcount, add 1."""
     return BUFFER_LATENCY + 1 + popcount_latency(dk) + 1
+
+
+def sums_latency(dk: int) -> int:
+    """Array step taken to its sum in the accumulator."""
+    return ISSUE_LATENCY + array_latency(dk)

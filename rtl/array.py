@@ -97,7 +97,8 @@ class BitSerialArray(Component):
                 m.d.sync += [now[i].eq(vector), again[i].eq(now[i])]
 
         # Registers: a whole array of accumulators hangs on each.
-        takes_part, column_takes_part = Signal(), Signal()
+        takes_part = Signal()
+        column_takes_part = Signal()
         m.d.sync += takes_part.eq(valid[-2] & ~before.idle)
         m.d.sync += column_takes_part.eq(valid[-2] & ~before.idle & before.count)
         stages = popcount_latency(dk)

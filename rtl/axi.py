@@ -14,7 +14,7 @@ be one cycle long. What was not yet started of a request is forgotten.
 Source: ARM IHI 0022 (AMBA AXI protocol), chapters A3 (handshakes, bursts) and A5 (ordering with one ID).
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, Signature, connect, flipped
 
@@ -23,8 +23,9 @@ from rtl.interface import ADDRESS_BITS, LENGTH_BITS, READ_REQUEST
 
 BURST_BEATS = 16  # AXI3's longest
 PAGE_BYTES = 4096  # no burst crosses a multiple of this
-OUTSTANDING = 64
-"""Bursts that may be without their last word or response; more wait."""
+OUTSTANDING = 1024
+"""Bursts that may be without their last word or response; more wait. Enough for one-word bursts to fill the longest
+latency that `hardware.accelerator.Memory` allows."""
 AHEAD = 4
 """Write bursts whose addresses may go ahead of their data."""
 ADDRESS_LATENCY = 1
@@ -85,17 +86,18 @@ class BurstSplitter(Component):
     hold: start no burst yet.
     burst: the bursts in order.
     started: strobe, first cycle of a burst on ``burst``.
-    refused: strobe, the request taken in this cycle reaches beyond ``limit`` or is of no words. It and what
-        follows wait for ``stop``.
-    refusing: the request held was refused.
+    refused: strobe, the request taken a cycle ago reaches beyond ``limit`` or is of no words. It and what follows wait
+        for ``stop``.
+    refusing: the request held was refused; word: its first word, base not included.
     empty: no request is held.
-    left: words of the request from the burst on ``burst`` to its end.
+    left: words of the request from the burst on ``burst`` to its end; single: the burst is of one word.
 
     Latency: `ADDRESS_LATENCY`. Throughput: one burst per cycle.
     """
 
     def __init__(self, word_bytes: int):
         self._word_bytes = word_bytes
+        self.room = Signal(BEATS_BITS)
         super().__init__(
             {
                 "request": In(stream.Signature(READ_REQUEST)),
@@ -107,8 +109,10 @@ class BurstSplitter(Component):
                 "started": Out(1),
                 "refused": Out(1),
                 "refusing": Out(1),
+                "word": Out(ADDRESS_BITS),
                 "empty": Out(1, init=1),
                 "left": Out(LENGTH_BITS),
+                "single": Out(1),
             }
         )
 
@@ -117,45 +121,59 @@ class BurstSplitter(Component):
         page_bits = (PAGE_BYTES // self._word_bytes).bit_length() - 1
         byte_bits = self._word_bytes.bit_length() - 1
         request, burst = self.request, self.burst
-        held, waits = Signal(), Signal()
-        address = Signal(BYTE_ADDRESS_BITS - byte_bits)  # of a word, base included
+        held = Signal()
+        waits = Signal()
+        just_taken = Signal()
+        address = Signal(ADDRESS_BITS)  # of a word, base included
+        # no words; words from the request's end to the limit
+        none = Signal()
+        slack = Signal(signed(ADDRESS_BITS + 2))
+        base = Cat(Const(0, page_bits), self.base[page_bits + byte_bits :])
 
         # A burst ends with the request, after BURST_BEATS, or at the page's end: a matter of the lowest bits only.
         log_beats = BURST_BEATS.bit_length() - 1
-        room, more = Signal(BEATS_BITS), Signal()
-        near_end = address[log_beats:page_bits].all()
+        room, more = self.room, Signal()  # the longest burst from here; the request goes on behind it
+
+        def longest(low, last_lines: int):
+            """Words from an address to its page's end if it lies in its last ``BURST_BEATS``, told by its line."""
+            return Mux(low[log_beats:] == last_lines, BURST_BEATS - low[:log_beats], BURST_BEATS)
+
+        lines = PAGE_BYTES // self._word_bytes // BURST_BEATS
         m.d.comb += [
-            room.eq(Mux(near_end, BURST_BEATS - address[:log_beats], BURST_BEATS)),
             more.eq(self.left > room),
+            self.single.eq((self.left == 1) | (room == 1)),
             burst.valid.eq(held & (waits | ~(self.refusing | self.stop | self.hold))),
             burst.payload.address.eq(address << byte_bits),
             burst.payload.beats.eq(Mux(more, room, self.left)),
             self.started.eq(burst.valid & ~waits),
             self.empty.eq(~held),
+            self.refusing.eq(none | (slack < 0)),
+            self.refused.eq(just_taken & self.refusing),
+            self.word.eq(address - base),
         ]
         m.d.sync += waits.eq(burst.valid & ~burst.ready)
         with m.If(burst.valid & burst.ready):
-            m.d.sync += [address.eq(address + burst.payload.beats), self.left.eq(self.left - burst.payload.beats)]
+            m.d.sync += [address.eq(address + room), self.left.eq(self.left - room)]  # if there are more
+            m.d.sync += room.eq(longest(address[:page_bits], lines - 2))  # now in the last line but one
             with m.If(~more):
                 m.d.sync += held.eq(0)
         with m.If(self.stop & ~(burst.valid & ~burst.ready)):
             m.d.sync += held.eq(0)
 
-        taken, good = Signal(), Signal()
-        words = request.payload.words
+        taken, words = Signal(), request.payload.words
         m.d.comb += [
             request.ready.eq(~self.stop & (~held | (burst.valid & burst.ready & ~more))),
             taken.eq(request.valid & request.ready),
-            good.eq((words != 0) & (request.payload.address + words <= self.limit)),
-            self.refused.eq(taken & ~good),
         ]
+        m.d.sync += just_taken.eq(taken)
         with m.If(taken):
-            base = Cat(Const(0, page_bits), self.base[page_bits + byte_bits :])
             m.d.sync += [
                 held.eq(1),
-                self.refusing.eq(~good),
+                none.eq(words == 0),
+                slack.eq(self.limit - request.payload.address - words),
                 self.left.eq(words),
                 address.eq(base + request.payload.address),
+                room.eq(longest(request.payload.address[:page_bits], lines - 1)),
             ]
         return m
 
@@ -166,7 +184,8 @@ def _errors() -> dict:
 
 def _stop(m: Module, halt: Signal, idle: Signal) -> Signal:
     """``halt``, kept until the unit is idle."""
-    stopping, stop = Signal(), Signal()
+    stopping = Signal()
+    stop = Signal()
     m.d.comb += stop.eq(halt | stopping)
     m.d.sync += stopping.eq(stop & ~idle)
     return stop
@@ -200,7 +219,7 @@ def _report(m: Module, unit: Component, response: Signal, code: ErrorCode) -> No
     m.d.comb += [
         unit.error.eq(refused | response),
         unit.error_code.eq(Mux(refused, ErrorCode.ADDRESS_RANGE, Mux(response, code, ErrorCode.NONE))),
-        unit.error_address.eq(Mux(refused, unit.request.payload.address, 0)),
+        unit.error_address.eq(Mux(refused, unit.splitter.word, 0)),
     ]
 
 
@@ -223,7 +242,7 @@ class AxiReader(Component):
     halt: see the module. Words that come during it are swallowed.
     idle: no request is held and no word is owed.
     error: strobe, with ``error_code`` READ_ERROR (a beat came with SLVERR or DECERR; it is passed on all the same) or
-        ADDRESS_RANGE (the request taken in this cycle reaches beyond the limit or has no words: nothing of it is
+        ADDRESS_RANGE (the request taken a cycle ago reaches beyond the limit or has no words: nothing of it is
         issued, and nothing after it until ``halt``; ``error_address`` is its word address).
 
     Latency: `ADDRESS_LATENCY` from request to AR, none from R to word. Throughput: one burst and one word per cycle.
@@ -277,9 +296,10 @@ class LengthQueue(Component):
 
     Members
     -------
-    push, push_last: strobe, a burst has started; index of its last beat. Only when not ``full``.
+    push, push_last, push_single: strobe, a burst has started; index of its last beat; whether that is 0, which is known
+        earlier. Only when not ``full``.
     pop: strobe, the first one is done. Only when not ``empty``.
-    last: index of the last beat of the first burst.
+    beat, last: whether this is the last beat of the first burst.
     level: bursts held, this cycle's push not counted.
 
     Latency: none, a length may be popped in the cycle in which it is pushed. Throughput: a push and a pop per cycle.
@@ -287,8 +307,10 @@ class LengthQueue(Component):
 
     push: In(1)
     push_last: In(BEATS_BITS - 1)
+    push_single: In(1)
     pop: In(1)
-    last: Out(BEATS_BITS - 1)
+    beat: In(BEATS_BITS - 1)
+    last: Out(1)
     level: Out(range(AHEAD + 1))
     full: Out(1)
     empty: Out(1, init=1)
@@ -300,7 +322,7 @@ class LengthQueue(Component):
     def elaborate(self, platform):
         m = Module()
         m.d.comb += [
-            self.last.eq(Mux(self.level == 0, self.push_last, self.entries[0])),
+            self.last.eq(Mux(self.level == 0, self.push_single, self.beat == self.entries[0])),
             self.full.eq(self.level == AHEAD),
             self.empty.eq((self.level == 0) & ~self.push),
         ]
@@ -372,19 +394,21 @@ class AxiWriter(Component):
             splitter.hold.eq(lengths.full | (self.outstanding == OUTSTANDING)),
             lengths.push.eq(splitter.started),
             lengths.push_last.eq(splitter.burst.payload.beats - 1),
+            lengths.push_single.eq(splitter.single),
+            lengths.beat.eq(self.beat),
             self.idle.eq(splitter.empty & (self.outstanding == 0)),
             axi.bready.eq(1),
         ]
         m.d.sync += self.outstanding.eq(self.outstanding + splitter.started - axi.bvalid)
 
         # The beat on the pins comes from registers, so that it outlives a halt that resets whoever gave the word.
-        wanted, load, last = Signal(), Signal(), Signal()
+        wanted = Signal()
+        load = Signal()
         m.d.comb += [
             wanted.eq(~lengths.empty & (~axi.wvalid | axi.wready)),
             word.ready.eq(wanted & ~stop),
             load.eq(wanted & (word.valid | stop)),
-            last.eq(self.beat == lengths.last),
-            lengths.pop.eq(load & last),
+            lengths.pop.eq(load & lengths.last),
         ]
         with m.If(axi.wready):
             m.d.sync += axi.wvalid.eq(0)
@@ -393,8 +417,8 @@ class AxiWriter(Component):
                 axi.wvalid.eq(1),
                 axi.wdata.eq(word.payload.data),
                 axi.wstrb.eq(Mux(stop, 0, word.payload.strobe)),
-                axi.wlast.eq(last),
-                self.beat.eq(Mux(last, 0, self.beat + 1)),
+                axi.wlast.eq(lengths.last),
+                self.beat.eq(Mux(lengths.last, 0, self.beat + 1)),
             ]
         _report(m, self, axi.bvalid & axi.bresp[1], ErrorCode.WRITE_ERROR)
         return m

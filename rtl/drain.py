@@ -1,30 +1,113 @@
-"""Drain: writes finished tiles to memory, one job after another."""
+"""Drain: writes finished tiles to memory, one job after another, run by run of consecutive words."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, fifo
 from amaranth.lib.wiring import Component, In, Out
 
 from hardware.accelerator import Accelerator
 from hardware.instruction import VALUE_LANES, WORD_BITS
-from hardware.timing import PENDING_JOBS
-from rtl.interface import ACCUMULATOR_BITS, ADDRESS_BITS, INSTRUCTION, WRITE_CHANNEL
+from hardware.timing import PENDING_JOBS, WRITE_QUEUE
+from rtl.countdown import Countdown
+from rtl.interface import ACCUMULATOR_BITS, ADDRESS_BITS, INSTRUCTION, WRITE_CHANNEL, WRITE_REQUEST, WRITE_WORD, part_of
 from rtl.planes import ACTIVATION_BITS
 from rtl.walk import PixelWalk, unit_stride
 
 JOB = data.StructLayout({"columns": 8, "plane_columns": 8, "last_in_group": 1, "last_row_tile": 1, "last": 1})
 """Columns of raw sums or values, then columns of bit planes (none: 0), and the tile's place in the loop nest."""
 
+PICK = data.StructLayout(
+    {"valid": 1, "planes": 1, "word": 8, "plane": 3, "masked": 1, "odd": 1, "first": 1, "run": WRITE_REQUEST}
+)
+"""A word that is being read: from the plane buffer or a column, which one, and the run that it may be the first of."""
+
+
+class WriteQueue(Component):
+    """Words on their way from the buffers to memory, `hardware.timing.WRITE_QUEUE` of them.
+
+    Members
+    -------
+    pick: a word whose column or planes are on the buffers' outputs in this cycle; only if there was ``room``.
+    room: another word may be asked for, whatever is already on its way. empty: none is.
+    column, plane_data: from the buffers. write_values: columns hold values, not sums.
+    request, word: see `rtl.interface.WRITE_CHANNEL`.
+
+    Latency: `hardware.timing.ISSUE_TO_WRITER` from asking the buffers to the word being offered, the first of a run
+    after its request. Throughput: one word per cycle, also when every run is of one word.
+    """
+
+    def __init__(self, dm: int):
+        self._dm = dm
+        channel = {name: WRITE_CHANNEL.members[name] for name in ("request", "word")}
+        super().__init__(
+            {
+                "pick": In(PICK),
+                "asked": In(1),
+                "room": Out(1, init=1),
+                "empty": Out(1),
+                "column": In(dm * ACCUMULATOR_BITS),
+                "plane_data": In(WORD_BITS),
+                "write_values": In(1),
+                **channel,
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        pick = self.pick
+        requests = m.submodules.requests = fifo.SyncFIFOBuffered(width=WRITE_REQUEST.size, depth=WRITE_QUEUE)
+        words = m.submodules.words = fifo.SyncFIFOBuffered(width=WRITE_WORD.size, depth=WRITE_QUEUE)
+        chosen = Signal(WRITE_WORD)
+        word = Signal(WRITE_WORD)
+        run = Signal(WRITE_REQUEST)
+        valid = Signal()
+        first = Signal()
+        m.d.comb += [
+            chosen.data.eq(Mux(pick.planes, self.plane_data, part_of(self.column, pick.word, WORD_BITS))),
+            chosen.strobe.eq(~0),
+        ]
+        if self._dm < VALUE_LANES:  # two row tiles share a word of values
+            with m.If(self.write_values & ~pick.planes):
+                m.d.comb += [
+                    chosen.data.eq(self.column[: WORD_BITS // 2].replicate(2)),
+                    chosen.strobe.eq(Mux(pick.odd, 0xF0, 0x0F)),
+                ]
+        m.d.sync += [word.eq(chosen), run.eq(pick.run), valid.eq(pick.valid), first.eq(pick.first)]
+
+        # A request leaves before its words do, so it finds room where they do.
+        left = Signal(range(WRITE_QUEUE + 1), init=WRITE_QUEUE)
+        popped = Signal()
+        after = Signal.like(left)
+        m.d.comb += [
+            words.w_data.eq(word),
+            words.w_en.eq(valid),
+            requests.w_data.eq(run),
+            requests.w_en.eq(valid & first),
+            self.word.payload.eq(words.r_data),
+            self.word.valid.eq(words.r_rdy),
+            words.r_en.eq(self.word.ready),
+            self.request.payload.eq(requests.r_data),
+            self.request.valid.eq(requests.r_rdy),
+            requests.r_en.eq(self.request.ready),
+            popped.eq(self.word.valid & self.word.ready),
+            after.eq(left + popped - self.asked),
+            self.empty.eq(left == WRITE_QUEUE),
+        ]
+        m.d.sync += [left.eq(after), self.room.eq(after != 0)]
+        return m
+
 
 class Drain(Component):
-    """Reads the result buffers and offers one word after another.
+    """Asks the result buffers for one word after another.
 
     Members
     -------
     job, job_valid: one more tile will be complete; at most `hardware.timing.PENDING_JOBS` at a time.
     columns_ready, planes_ready: strobes, the first column (sums, values) or all bit planes of a job are in the buffer.
-    job_done: strobe, its last word has been accepted; ``last``: it was the instruction's last.
+    job_done: strobe, its last word has been asked for; ``last``: it was the instruction's last.
+    empty: every word asked for has left.
+    request, word: see `rtl.interface.WRITE_CHANNEL`: a run is one column's sums or values, or one pixel's bit planes.
     read_column, column: from the ring of columns, one cycle later.
-    read_word, plane, masked, plane_data: from the plane buffer, see `rtl.planes.PlaneBuffer`.
+    read_word: to the plane buffer; plane, masked, plane_data: one cycle later, see `rtl.planes.PlaneBuffer`.
 
     Latency: `hardware.timing.NEXT_JOB` between jobs. Throughput: one word per cycle.
     """
@@ -41,12 +124,14 @@ class Drain(Component):
                 "planes_ready": In(1),
                 "job_done": Out(1),
                 "last": Out(1),
+                "empty": Out(1),
                 "read_column": Out(range(1 << (PENDING_JOBS * self._array.dn - 1).bit_length())),
                 "column": In(self._array.dm * ACCUMULATOR_BITS),
                 "read_word": Out(range(self._plane_words)),
                 "plane": Out(range(ACTIVATION_BITS)),
                 "masked": Out(1),
                 "plane_data": In(WORD_BITS),
+                "request": WRITE_CHANNEL.members["request"],
                 "word": WRITE_CHANNEL.members["word"],
             }
         )
@@ -64,7 +149,8 @@ class Drain(Component):
             self.last.eq(job.last),
         ]
         waiting = {}  # jobs whose data are there
-        begin_columns, begin_planes = Signal(), Signal()
+        begin_columns = Signal()
+        begin_planes = Signal()
         for name, arrived, begun in (
             ("columns", self.columns_ready, begin_columns),
             ("planes", self.planes_ready, begin_planes),
@@ -83,110 +169,115 @@ class Drain(Component):
                 walk.load.eq(self.start),
             ]
 
-        has_columns = instr.write_sums | instr.write_values
-        column_words = Mux(instr.write_sums, dm // 2, max(1, dm // VALUE_LANES))
-        address, row_offset, odd = Signal(ADDRESS_BITS), Signal(16), Signal()
-        columns_left, word, channel_word = Signal(8), Signal(range(max(dm // 2, 2))), Signal(8)
-        column_pointer, plane_pointer = Signal.like(self.read_column), Signal.like(self.read_word)
-        next_column, next_word = Signal(), Signal()
-        accepted, last_word = Signal(), Signal()
-        words = Array(self.column[start : start + WORD_BITS] for start in range(0, len(self.column), WORD_BITS))
-        m.d.comb += [
-            accepted.eq(self.word.valid & self.word.ready),
-            self.word.payload.address.eq(address),
-            self.read_column.eq(column_pointer + next_column),
-            self.read_word.eq(plane_pointer + next_word),
-            last_word.eq(word == column_words - 1),
-            self.masked.eq(channel_word == instr.plane_words - 1),
+        # Constants of the instruction.
+        has_columns = Signal()
+        column_words = Signal(8)
+        plane_run = Signal(range(1 << (4 + 8)))
+        m.d.sync += [
+            has_columns.eq(instr.write_sums | instr.write_values),
+            column_words.eq(Mux(instr.write_sums, dm // 2, max(1, dm // VALUE_LANES))),
+            plane_run.eq(instr.plane_bits * instr.plane_words),
         ]
-        m.d.sync += [column_pointer.eq(self.read_column), plane_pointer.eq(self.read_word)]
+
+        m.submodules.queue = queue = WriteQueue(dm)
+        pick = Signal(PICK)
+        ask = Signal()
+        address = Signal(ADDRESS_BITS)
+        row_offset = Signal(16)
+        odd = Signal()
+        columns = Countdown("columns", 8)
+        words = Countdown("words", 8)
+        planes = Countdown("planes", 4)
+        channel_words = Countdown("channel_words", 8)
+        word = Signal(8)
+        plane = Signal(range(ACTIVATION_BITS))
+        run_begins = Signal()
+        first_word = [*words.begin(column_words), word.eq(0), run_begins.eq(1)]
+        first_plane = [*planes.begin(instr.plane_bits), plane.eq(0)]
+        first_pixel = [*first_plane, *channel_words.begin(instr.plane_words), run_begins.eq(1)]
+        m.d.sync += queue.pick.eq(pick)
+        m.d.comb += [
+            queue.asked.eq(ask),
+            queue.column.eq(self.column),
+            queue.plane_data.eq(self.plane_data),
+            queue.write_values.eq(instr.write_values),
+            self.request.payload.eq(queue.request.payload),
+            self.request.valid.eq(queue.request.valid),
+            queue.request.ready.eq(self.request.ready),
+            self.word.payload.eq(queue.word.payload),
+            self.word.valid.eq(queue.word.valid),
+            queue.word.ready.eq(self.word.ready),
+            self.empty.eq(queue.empty),
+            self.plane.eq(queue.pick.plane),
+            self.masked.eq(queue.pick.masked),
+            pick.valid.eq(ask),
+            pick.word.eq(word),
+            pick.plane.eq(plane),
+            pick.masked.eq(channel_words.last),
+            pick.odd.eq(odd),
+            pick.first.eq(run_begins),
+            pick.run.address.eq(address),
+        ]
+        begin_pixels = [address.eq(plane_pixels.address), *columns.begin(job.plane_columns), *first_pixel]
 
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(has_columns):
                     m.d.comb += begin_columns.eq(waiting["columns"] != 0)
-                    m.d.sync += [address.eq(pixels.address + row_offset), columns_left.eq(job.columns)]
+                    m.d.sync += [address.eq(pixels.address + row_offset), *columns.begin(job.columns), *first_word]
                     with m.If(begin_columns):
                         m.next = "COLUMNS"
                 with m.Else():
                     m.d.comb += begin_planes.eq(waiting["planes"] != 0)
-                    m.d.sync += [address.eq(plane_pixels.address), columns_left.eq(job.plane_columns)]
+                    m.d.sync += begin_pixels
                     with m.If(begin_planes):
                         m.next = "PLANES"
             with m.State("PLANES WAIT"):
                 m.d.comb += begin_planes.eq(waiting["planes"] != 0)
-                m.d.sync += [address.eq(plane_pixels.address), columns_left.eq(job.plane_columns)]
+                m.d.sync += begin_pixels
                 with m.If(begin_planes):
                     m.next = "PLANES"
             with m.State("COLUMNS"):
-                m.d.comb += [
-                    self.word.valid.eq(1),
-                    self.word.payload.data.eq(words[word]),
-                    self.word.payload.strobe.eq(~0),
-                ]
-                if dm < VALUE_LANES:  # two row tiles share a word of values
-                    with m.If(instr.write_values):
-                        m.d.comb += [
-                            self.word.payload.data.eq(self.column[: WORD_BITS // 2].replicate(2)),
-                            self.word.payload.strobe.eq(Mux(odd, 0xF0, 0x0F)),
-                        ]
-                with m.If(accepted):
-                    m.d.sync += [word.eq(word + 1), address.eq(address + 1)]
-                    with m.If(last_word):
-                        m.d.comb += next_column.eq(1)
-                        m.d.sync += [
-                            word.eq(0),
-                            columns_left.eq(columns_left - 1),
-                            address.eq(pixels.next_address + row_offset),
-                        ]
-                        with m.If(columns_left != 1):
-                            m.d.comb += pixels.step.eq(1)
-                        with m.Else():
+                m.d.comb += [ask.eq(queue.room), pick.run.words.eq(column_words)]
+                with m.If(ask):
+                    m.d.sync += [*words.step(), word.eq(word + 1), run_begins.eq(0)]
+                    with m.If(words.last):
+                        m.d.sync += [self.read_column.eq(self.read_column + 1), *columns.step(), *first_word]
+                        m.d.sync += address.eq(pixels.next_address + row_offset)
+                        m.d.comb += pixels.step.eq(~(columns.last & job.last_in_group & ~job.last_row_tile))
+                        with m.If(columns.last):
                             with m.If(job.last_in_group & ~job.last_row_tile):
                                 m.d.comb += pixels.restore.eq(1)
                                 self._next_rows(m, row_offset, odd, column_words)
-                            with m.Else():
-                                m.d.comb += [pixels.step.eq(1), pixels.save.eq(job.last_in_group)]
-                                with m.If(job.last_in_group):
-                                    m.d.sync += [row_offset.eq(0), odd.eq(0)]
+                            with m.Elif(job.last_in_group):
+                                m.d.comb += pixels.save.eq(1)
+                                m.d.sync += [row_offset.eq(0), odd.eq(0)]
                             with m.If(job.plane_columns != 0):
                                 m.next = "PLANES WAIT"
                             with m.Else():
                                 m.d.comb += self.job_done.eq(1)
                                 m.next = "IDLE"
             with m.State("PLANES"):
-                m.d.comb += [
-                    self.word.valid.eq(1),
-                    self.word.payload.data.eq(self.plane_data),
-                    self.word.payload.strobe.eq(~0),
-                ]
-                with m.If(accepted):
-                    m.d.sync += [self.plane.eq(self.plane + 1), address.eq(address + 1)]
-                    with m.If(self.plane == instr.plane_bits - 1):
-                        m.d.comb += next_word.eq(1)
-                        m.d.sync += [self.plane.eq(0), channel_word.eq(channel_word + 1)]
-                        with m.If(self.masked):
+                m.d.comb += [ask.eq(queue.room), pick.planes.eq(1), pick.run.words.eq(plane_run)]
+                with m.If(ask):
+                    m.d.sync += [*planes.step(), plane.eq(plane + 1), run_begins.eq(0)]
+                    with m.If(planes.last):
+                        m.d.sync += [self.read_word.eq(self.read_word + 1), *channel_words.step(), *first_plane]
+                        with m.If(channel_words.last):
                             m.d.comb += plane_pixels.step.eq(1)
-                            m.d.sync += [
-                                channel_word.eq(0),
-                                columns_left.eq(columns_left - 1),
-                                address.eq(plane_pixels.next_address),
-                            ]
-                            with m.If(columns_left == 1):
+                            m.d.sync += [address.eq(plane_pixels.next_address), *columns.step(), *first_pixel]
+                            with m.If(columns.last):
                                 m.d.comb += self.job_done.eq(1)
                                 m.next = "IDLE"
         with m.If(self.start):
-            m.d.sync += [a.eq(0) for a in (row_offset, odd, word, channel_word, self.plane)]
-            m.d.sync += [column_pointer.eq(0), plane_pointer.eq(0)]
+            m.d.sync += [a.eq(0) for a in (row_offset, odd, self.read_column, self.read_word)]
         return m
 
     def _next_rows(self, m, row_offset, odd, column_words) -> None:
         """Go to the next row tile's words of a pixel."""
         if self._array.dm < VALUE_LANES:
             m.d.sync += odd.eq(~odd)
-            with m.If(self.instruction.write_values & ~odd):
-                m.d.sync += row_offset.eq(row_offset)
-            with m.Else():
+            with m.If(~(self.instruction.write_values & ~odd)):
                 m.d.sync += row_offset.eq(row_offset + column_words)
         else:
             m.d.sync += row_offset.eq(row_offset + column_words)

@@ -1,6 +1,7 @@
 """The whole machine: sequencer, fetch, execute, array, result, on one to four memory ports."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from hardware.accelerator import Accelerator
@@ -9,11 +10,12 @@ from rtl.array import BitSerialArray
 from rtl.buffer import OperandBuffer
 from rtl.execute import Execute
 from rtl.fetch import Fetch
-from rtl.interface import ADDRESS_BITS, INSTRUCTION, READ_CHANNEL, WRITE_CHANNEL
+from rtl.interface import ADDRESS_BITS, INSTRUCTION, READ_CHANNEL, READ_REQUEST, WRITE_CHANNEL
 from rtl.result import Result
+from rtl.skid import Skid
 from rtl.vector import VectorUnit
 
-CYCLE_BITS = 48
+INDEX_BITS = 32
 
 
 class Sequencer(Component):
@@ -21,7 +23,7 @@ class Sequencer(Component):
 
     It uses the read channel only while the stages are idle, so instruction words never delay operands.
 
-    Latency: see `hardware.timing`: `START_TO_REQUEST`, `INSTRUCTION_TO_STAGES`, `RESULT_TO_END`.
+    Latency: see `hardware.timing`: `START_TO_REQUEST`, `INSTRUCTION_TO_STAGES`, `RESPONSE_TO_END`.
     """
 
     start: In(1)
@@ -32,7 +34,7 @@ class Sequencer(Component):
     stages_busy: In(1)
     busy: Out(1)
     error: Out(4)
-    cycles: Out(CYCLE_BITS)
+    index: Out(INDEX_BITS)
 
     def elaborate(self, platform):
         m = Module()
@@ -45,12 +47,10 @@ class Sequencer(Component):
             self.read.request.payload.words.eq(INSTRUCTION_WORDS),
             self.read.word.ready.eq(1),
         ]
-        with m.If(self.busy):
-            m.d.sync += self.cycles.eq(self.cycles + 1)
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"), m.If(self.start):
-                m.d.sync += [address.eq(self.program), self.error.eq(0), self.cycles.eq(0)]
+                m.d.sync += [address.eq(self.program), self.error.eq(0), self.index.eq(0)]
                 m.next = "REQUEST"
             with m.State("REQUEST"):
                 m.d.comb += self.read.request.valid.eq(1)
@@ -72,11 +72,18 @@ class Sequencer(Component):
                     m.d.sync += self.error.eq(ERROR_ILLEGAL_INSTRUCTION)
                     m.next = "IDLE"
             with m.State("WAIT"), m.If(~self.stages_busy):
-                m.d.sync += address.eq(address + INSTRUCTION_WORDS)
-                m.next = "REQUEST"
                 with m.If(self.instruction.last):
                     m.next = "IDLE"
+                with m.Else():
+                    m.d.sync += [address.eq(address + INSTRUCTION_WORDS), self.index.eq(self.index + 1)]
+                    m.next = "REQUEST"
         return m
+
+
+ACTIVITY = data.StructLayout(
+    {"fetch_busy": 1, "execute_busy": 1, "array_step": 1, "vector_step": 1, "result_busy": 1},
+)
+"""Fetch has tiles to read; execute works on one; a step is taken; results wait to be written."""
 
 
 class Engine(Component):
@@ -85,12 +92,13 @@ class Engine(Component):
     Members
     -------
     start: strobe, run the program at word address ``program``. Ignored while ``busy``.
-    busy: a program runs. When it falls, all results have been accepted by the memory.
+    busy: a program runs. When it falls, all results are in memory.
     error: 0, or the code that stopped the last program (`hardware.instruction.ERROR_*`).
-    cycles: cycles the current or last program has been busy.
+    index: of the current or last instruction in its program.
+    activity: what the stages do in this cycle, see `ACTIVITY`.
     read_0, read_1, ..., write: the memory ports, see `rtl.interface`. Instructions come through the first.
 
-    Latency and throughput: exactly `hardware.cycles.program_cycles`.
+    Latency and throughput: `hardware.cycles.program_cycles`, behind the AXI units.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -101,7 +109,8 @@ class Engine(Component):
                 "program": In(ADDRESS_BITS),
                 "busy": Out(1),
                 "error": Out(4),
-                "cycles": Out(CYCLE_BITS),
+                "index": Out(INDEX_BITS),
+                "activity": Out(ACTIVITY),
                 **{f"read_{port}": Out(READ_CHANNEL) for port in range(accelerator.memory.ports)},
                 "write": Out(WRITE_CHANNEL),
             }
@@ -147,10 +156,16 @@ class Engine(Component):
         m.d.comb += [
             sequencer.start.eq(self.start),
             sequencer.program.eq(self.program),
-            sequencer.stages_busy.eq(Cat(stage.busy for stage in (*fetches, execute, result)).any()),
+            # The next instruction may read what this one writes, so every word must be in memory.
+            sequencer.stages_busy.eq(Cat(stage.busy for stage in (*fetches, execute, result)).any() | ~self.write.idle),
             self.busy.eq(sequencer.busy),
             self.error.eq(sequencer.error),
-            self.cycles.eq(sequencer.cycles),
+            self.index.eq(sequencer.index),
+            self.activity.fetch_busy.eq(Cat(fetch.busy for fetch in fetches).any()),
+            self.activity.execute_busy.eq(execute.has_tile),
+            self.activity.array_step.eq(execute.step_valid),
+            self.activity.vector_step.eq(execute.vector_valid),
+            self.activity.result_busy.eq(result.writing | ~self.write.idle),
             array.step.eq(execute.step),
             array.step_valid.eq(execute.step_valid),
             vector.instruction.eq(sequencer.instruction),
@@ -167,25 +182,41 @@ class Engine(Component):
             result.lhs.eq(array.lhs),
             execute.result_free.eq(result.free),
         ]
+        connect(m, flipped(self.write.request), result.request)
         connect(m, flipped(self.write.word), result.word)
         for port, fetch in enumerate(fetches):
             if port:
-                connect(m, flipped(getattr(self, f"read_{port}").request), fetch.request)
-                connect(m, flipped(getattr(self, f"read_{port}").word), fetch.word)
+                self._ask(m, port, fetch.request)
+                self._receive(m, port, fetch.word)
         self._share_first_port(m, sequencer, fetches[0])
         return m
 
+    def _ask(self, m, port: int, request) -> None:
+        """Requests to a port, which may be long in saying that it is ready."""
+        skid = m.submodules[f"skid_{port}"] = Skid(READ_REQUEST)
+        connect(m, request, skid.input)
+        connect(m, skid.output, flipped(getattr(self, f"read_{port}").request))
+
+    def _receive(self, m, port: int, word) -> None:
+        """Words from a port, a register later: all of a stage may hang on a word."""
+        read = getattr(self, f"read_{port}").word
+        m.d.comb += read.ready.eq(1)
+        m.d.sync += [word.valid.eq(read.valid), word.payload.eq(read.payload)]
+
     def _share_first_port(self, m, sequencer, fetch) -> None:
         """The first read channel is the sequencer's while the stages are idle, fetch's otherwise."""
-        read, fetching = self.read_0, fetch.busy
+        fetching = fetch.busy
+        request = stream.Signature(READ_REQUEST).create(path=("shared_request",))
+        word = stream.Signature(WORD_BITS).create(path=("shared_word",))
+        self._ask(m, 0, request)
+        self._receive(m, 0, word)
         m.d.comb += [
-            read.request.valid.eq(Mux(fetching, fetch.request.valid, sequencer.read.request.valid)),
-            read.request.payload.eq(Mux(fetching, fetch.request.payload, sequencer.read.request.payload)),
-            fetch.request.ready.eq(read.request.ready & fetching),
-            sequencer.read.request.ready.eq(read.request.ready & ~fetching),
-            fetch.word.valid.eq(read.word.valid & fetching),
-            sequencer.read.word.valid.eq(read.word.valid & ~fetching),
-            read.word.ready.eq(Mux(fetching, fetch.word.ready, sequencer.read.word.ready)),
-            fetch.word.payload.eq(read.word.payload),
-            sequencer.read.word.payload.eq(read.word.payload),
+            request.valid.eq(Mux(fetching, fetch.request.valid, sequencer.read.request.valid)),
+            request.payload.eq(Mux(fetching, fetch.request.payload, sequencer.read.request.payload)),
+            fetch.request.ready.eq(request.ready & fetching),
+            sequencer.read.request.ready.eq(request.ready & ~fetching),
+            fetch.word.valid.eq(word.valid & fetching),
+            sequencer.read.word.valid.eq(word.valid & ~fetching),
+            fetch.word.payload.eq(word.payload),
+            sequencer.read.word.payload.eq(word.payload),
         ]

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import Component, In, Out
 from hardware.accelerator import Accelerator
 from hardware.instruction import OPCODE_MATRIX
 from rtl.array import STEP
+from rtl.countdown import Countdown
 from rtl.interface import INSTRUCTION
 from rtl.order import TileOrder
 from rtl.vector import VectorSteps, vector_step
@@ -27,7 +28,8 @@ class MatrixSteps(Component):
 
     Members
     -------
-    load: a tile begins in the next cycle: its row tile has ``bits`` and ``entries``, and ``constants`` are to be read.
+    load: a tile begins in the next cycle: its row tile has ``bits`` and ``entries``, and ``constants`` are to be read;
+        these three must have been stable for a cycle.
     advance: the current step is taken.
     lhs_offset, rhs_offset: the step's entries, counted from the tile's.
     step, last: the step; it is the tile's last one.
@@ -56,18 +58,30 @@ class MatrixSteps(Component):
         lhs_offset, rhs_offset, lhs_first_offset, rhs_first_offset = (
             Signal(16, name=f"{n}_offset") for n in ("lhs", "rhs", "lhs_first", "rhs_first")
         )
-        top_lhs, top_rhs, chunk = Signal(4), Signal(4), Signal(16)
+        top_lhs = Signal(4)
+        top_rhs = Signal(4)
+        chunk = Signal(16)
         first_step, columns_new, diagonal_start, reads_constants, products_done = (
             Signal(name=n) for n in ("first_step", "columns_new", "diagonal_start", "reads_constants", "products_done")
         )
-        # Announced by registers, so that a step's end does not wait for comparisons.
-        last_chunk, final_pair, chunks_left = Signal(), Signal(), Signal(16)
-        last_pair, last_product = Signal(), Signal()
-        products, next_products = Signal(16), Signal(16)  # entries that hold bit planes; behind them lie the constants
+        # Ends are announced by registers, so that no decision waits for a comparison.
+        chunks = Countdown("chunks", 16)
+        final_pair = Signal()
+        next_final_pair = Signal()
+        last = Signal()
+        last_pair = Signal()
+        last_product = Signal()
+        next_last_chunk = Signal()
+        next_constants = Signal()
+        rhs_last = Signal(16)
+        # entries that hold bit planes; behind them lie the constants
+        products = Signal(16)
+        next_products = Signal(16)
         m.d.comb += [
-            top_rhs.eq(instr.activation_bits - 1),
             last_pair.eq((lhs_plane == 0) | (rhs_plane == top_rhs)),
-            last_product.eq(last_chunk & final_pair),
+            last_product.eq(chunks.last & final_pair),
+            next_last_chunk.eq(chunks.last_after_step(instr.chunks == 1)),
+            next_final_pair.eq(Mux(chunks.last & last_pair, (lhs_first + rhs_first) == 1, final_pair)),
             self.lhs_offset.eq(lhs_offset + chunk),
             self.rhs_offset.eq(rhs_offset + chunk),
             self.step.clear.eq(first_step),
@@ -80,20 +94,21 @@ class MatrixSteps(Component):
             self.step.column_clear.eq(columns_new),
             self.step.column_shift.eq(chunk == 0),
             self.step.column_negate.eq(instr.signed_activations & (rhs_plane == top_rhs)),
-            self.last.eq(products_done | (last_product & ~reads_constants)),
-            self.step.last.eq(self.last),
+            self.last.eq(last),
+            self.step.last.eq(last),
             self.reads_constants_now.eq(products_done & reads_constants),
         ]
         with m.If(self.advance):
             m.d.sync += [first_step.eq(0), diagonal_start.eq(0), chunk.eq(chunk + 1)]
-            m.d.sync += [chunks_left.eq(chunks_left - 1), last_chunk.eq(chunks_left == 2)]
+            m.d.sync += [*chunks.step(), final_pair.eq(next_final_pair)]
+            m.d.sync += last.eq(last_product | (next_last_chunk & next_final_pair & ~reads_constants))
             with m.If(lhs_plane == 0):
                 m.d.sync += columns_new.eq(0)
             with m.If(last_product):
                 m.d.sync += [products_done.eq(1), chunk.eq(0)]
                 m.d.sync += lhs_offset.eq(products)
-            with m.Elif(last_chunk):
-                m.d.sync += [chunk.eq(0), chunks_left.eq(instr.chunks), last_chunk.eq(instr.chunks == 1)]
+            with m.Elif(chunks.last):
+                m.d.sync += [chunk.eq(0), *chunks.begin(instr.chunks)]
                 with m.If(~last_pair):
                     m.d.sync += [
                         lhs_plane.eq(lhs_plane - 1),
@@ -102,7 +117,7 @@ class MatrixSteps(Component):
                         rhs_offset.eq(rhs_offset + instr.chunks),
                     ]
                 with m.Else():
-                    m.d.sync += [diagonal_start.eq(1), final_pair.eq((lhs_first + rhs_first) == 1)]
+                    m.d.sync += diagonal_start.eq(1)
                     with m.If(rhs_first != 0):  # next diagonal starts at (top, one lower) ...
                         m.d.sync += [
                             rhs_first.eq(rhs_first - 1),
@@ -121,31 +136,43 @@ class MatrixSteps(Component):
                             rhs_plane.eq(rhs_first),
                             rhs_offset.eq(rhs_first_offset),
                         ]
-        m.d.comb += next_products.eq(self.entries - ~instr.write_sums)
+        # What the next tile begins with.
+        next_top, next_first, next_one_pair, next_short, next_empty = (
+            Signal(shape, name=f"next_{name}")
+            for shape, name in ((4, "top"), (16, "first"), (1, "one_pair"), (1, "short"), (1, "empty"))
+        )
+        one_pair = (self.bits == 1) & (instr.activation_bits == 1)
+        entries = self.entries - ~instr.write_sums
+        m.d.sync += [
+            next_products.eq(entries),
+            next_top.eq(self.bits - 1),
+            next_first.eq(entries - instr.chunks),
+            rhs_last.eq(instr.rhs_tile_entries - instr.chunks),
+            next_one_pair.eq(one_pair),
+            next_short.eq((self.bits == 0) | ((instr.chunks == 1) & one_pair & ~self.constants)),
+            next_empty.eq(self.bits == 0),
+            next_constants.eq(self.constants),
+            top_rhs.eq(instr.activation_bits - 1),
+        ]
         with m.If(self.load):
             m.d.sync += [
                 products.eq(next_products),
                 chunk.eq(0),
-                chunks_left.eq(instr.chunks),
-                last_chunk.eq(instr.chunks == 1),
-                final_pair.eq((self.bits == 1) & (instr.activation_bits == 1)),
-                lhs_plane.eq(self.bits - 1),
-                lhs_first.eq(self.bits - 1),
-                top_lhs.eq(self.bits - 1),
-                rhs_plane.eq(top_rhs),
-                rhs_first.eq(top_rhs),
-                lhs_offset.eq(next_products - instr.chunks),
-                lhs_first_offset.eq(next_products - instr.chunks),
-                rhs_offset.eq(instr.rhs_tile_entries - instr.chunks),
-                rhs_first_offset.eq(instr.rhs_tile_entries - instr.chunks),
+                *chunks.begin(instr.chunks),
+                final_pair.eq(next_one_pair),
+                last.eq(next_short),
+                *(a.eq(next_top) for a in (lhs_plane, lhs_first, top_lhs)),
+                *(a.eq(top_rhs) for a in (rhs_plane, rhs_first)),
+                *(a.eq(next_first) for a in (lhs_offset, lhs_first_offset)),
+                *(a.eq(rhs_last) for a in (rhs_offset, rhs_first_offset)),
                 first_step.eq(1),
                 columns_new.eq(1),
                 diagonal_start.eq(1),
-                reads_constants.eq(self.constants),
-                products_done.eq(0),
+                reads_constants.eq(next_constants),
+                products_done.eq(next_empty),
             ]
-            with m.If(self.bits == 0):
-                m.d.sync += [products_done.eq(1), lhs_offset.eq(0)]
+            with m.If(next_empty):
+                m.d.sync += lhs_offset.eq(0)
         return m
 
 
@@ -161,9 +188,11 @@ class Execute(Component):
     vector_step, vector_valid: to the vector unit.
     constants: the step reads constants.
     place: where the sums of the step that was last marked ``last`` (``done``) belong.
+    busy: tiles are left. has_tile: one is being worked on.
 
-    Latency: `hardware.timing.READY_TO_STEP` from a tile being ready to its first step. Throughput: one step per cycle,
-    see `hardware.schedule.Pass.steps`. The last step of a tile waits until the result registers are free.
+    Latency: `hardware.timing.READY_TO_STEP` from a tile being ready to its first step being taken, `ISSUE_LATENCY` from
+    there to the outputs. Throughput: one step per cycle, see `hardware.schedule.Pass.steps`. The last step of a tile
+    waits until the result registers are free.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -188,6 +217,7 @@ class Execute(Component):
                 "vector_valid": Out(1),
                 "place": Out(PLACE),
                 "busy": Out(1),
+                "has_tile": Out(1),
             }
         )
 
@@ -200,45 +230,55 @@ class Execute(Component):
         is_matrix = Signal()
         for unit in (order, matrix, vector):
             m.d.comb += unit.instruction.eq(instr)
-        m.d.comb += [order.load.eq(self.start), is_matrix.eq(instr.opcode == OPCODE_MATRIX)]
+        m.d.comb += order.load.eq(self.start)
+        m.d.sync += is_matrix.eq(instr.opcode == OPCODE_MATRIX)
 
-        running, pending = Signal(), Signal()
-        dispatch, advance, sums_end, tile_end = Signal(), Signal(), Signal(), Signal()
+        running = Signal()
+        pending = Signal()
+        dispatch = Signal()
+        advance = Signal()
+        sums_end = Signal()
+        tile_end = Signal()
         registers_free = Signal(init=1)
         m.d.comb += [
             sums_end.eq(Mux(is_matrix, matrix.last, vector.step.done)),
             advance.eq(running & (~sums_end | registers_free)),
-            tile_end.eq(advance & sums_end & (is_matrix | (vector.last_group & vector.last_column))),
+            tile_end.eq(running & registers_free & Mux(is_matrix, matrix.last, vector.last)),
             self.busy.eq(running | pending),
+            self.has_tile.eq(running),
         ]
         with m.If(self.result_free):
             m.d.sync += registers_free.eq(1)
         with m.If(advance & sums_end):
             m.d.sync += registers_free.eq(0)
 
-        # Tokens: parts of tiles that lie in the buffers and have not been taken. A register says whether there are any.
+        # Tokens: parts of tiles that lie in the buffers and have not been taken. They are counted, and the order goes
+        # on, a cycle after a dispatch, and a register says whether the next tile is all there: a tile's end waits for
+        # none of this.
+        dispatched = Signal()
+        ready = Signal()
+        m.d.sync += dispatched.eq(dispatch)
         needs = {
             "lhs": is_matrix & order.first_in_group & (order.first_group | ~instr.lhs_resident),
             "rhs": order.first_row_tile,
         }
         missing = []
         for side, arrived in (("lhs", self.lhs_ready), ("rhs", self.rhs_ready)):
+            taken = Signal(name=f"{side}_taken")
+            m.d.sync += taken.eq(dispatch & needs[side])
             for port, strobe in enumerate(arrived):
-                tiles, any_tile = Signal(16, name=f"{side}_tiles_{port}"), Signal(name=f"{side}_any_{port}")
-                taken = dispatch & needs[side]
+                tiles = Signal(16, name=f"{side}_tiles_{port}")
                 m.d.sync += tiles.eq(tiles + strobe - taken)
-                m.d.sync += any_tile.eq(strobe | (tiles > 1) | ((tiles == 1) & ~taken))
-                missing.append(needs[side] & ~any_tile)
-        # The order goes on a cycle after a dispatch, so the next one can come in the cycle after that.
-        stepping = Signal()
-        m.d.sync += stepping.eq(dispatch)
-        m.d.comb += [
-            order.step.eq(stepping),
-            dispatch.eq(pending & ~stepping & ~Cat(missing).any() & (~running | tile_end)),
-        ]
+                missing.append(needs[side] & (tiles == 0))
+        m.d.sync += ready.eq(pending & ~dispatch & ~dispatched & ~Cat(missing).any())
+        m.d.comb += [order.step.eq(dispatched), dispatch.eq(ready & (~running | tile_end))]
 
         self._rings(m, order, dispatch, is_matrix, matrix.lhs_offset, Mux(is_matrix, matrix.rhs_offset, vector.offset))
-        columns, last_in_group, last_row_tile, last = Signal(8), Signal(), Signal(), Signal()
+        columns = Signal(8)
+        entries = Signal(16)
+        last_in_group = Signal()
+        last_row_tile = Signal()
+        last = Signal()
         with m.If(tile_end):
             m.d.sync += running.eq(0)
         with m.If(dispatch):
@@ -249,7 +289,7 @@ class Execute(Component):
                 last_in_group.eq(order.last_in_group),
                 last_row_tile.eq(order.last_row_tile),
                 last.eq(order.last),
-                self.lhs_free_entries.eq(order.entries),
+                entries.eq(order.entries),
             ]
         with m.If(self.start):
             m.d.sync += pending.eq(1)
@@ -262,12 +302,15 @@ class Execute(Component):
             vector.load.eq(dispatch),
             vector.columns.eq(order.columns),
             vector.advance.eq(advance),
+        ]
+        m.d.sync += [
             self.step.eq(matrix.step),
             self.step_valid.eq(advance & is_matrix),
             self.constants.eq(advance & is_matrix & matrix.reads_constants_now),
             self.vector_step.eq(vector.step),
             self.vector_valid.eq(advance & ~is_matrix),
             self.lhs_free.eq(tile_end & is_matrix & last_in_group & ~instr.lhs_resident),
+            self.lhs_free_entries.eq(entries),
             self.rhs_free.eq(tile_end & last_row_tile),
         ]
         with m.If(advance & sums_end):
@@ -282,10 +325,10 @@ class Execute(Component):
             with m.Else():
                 m.d.sync += [
                     self.place.columns.eq(1),
-                    self.place.plane_columns.eq(Mux(vector.last_group & vector.last_column, columns, 0)),
+                    self.place.plane_columns.eq(Mux(vector.last, columns, 0)),
                     self.place.last_in_group.eq(1),
                     self.place.last_row_tile.eq(vector.last_group),
-                    self.place.last.eq(last & vector.last_group & vector.last_column),
+                    self.place.last.eq(last & vector.last),
                 ]
         return m
 
@@ -297,11 +340,8 @@ class Execute(Component):
             Signal(range(buffers.rhs_entries), name=n) for n in ("rhs_base", "rhs_next", "rhs_group")
         )
         rhs_after = Signal.like(rhs)
-        m.d.comb += [
-            self.lhs_entry.eq(lhs + lhs_offset),
-            self.rhs_entry.eq(rhs + rhs_offset),
-            rhs_after.eq(rhs_next + instr.rhs_tile_entries),
-        ]
+        m.d.sync += [self.lhs_entry.eq(lhs + lhs_offset), self.rhs_entry.eq(rhs + rhs_offset)]
+        m.d.comb += rhs_after.eq(rhs_next + instr.rhs_tile_entries)
         with m.If(dispatch):
             m.d.sync += [lhs.eq(lhs_next), rhs.eq(rhs_next), rhs_next.eq(rhs_after)]
             with m.If(order.last_in_group):

@@ -4,12 +4,15 @@ Port ``p`` of ``P`` feeds the rows ``p * dm / P`` onward of every row tile and t
 column tile, so ports never meet.
 """
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from hardware.accelerator import Accelerator
+from hardware.timing import WALK_LATENCY
 from rtl.buffer import buffer_write
-from rtl.interface import ADDRESS_BITS, INSTRUCTION, LENGTH_BITS, READ_CHANNEL
+from rtl.countdown import Countdown
+from rtl.interface import ADDRESS_BITS, INSTRUCTION, READ_CHANNEL
 from rtl.order import FetchOrder
 from rtl.walk import PixelWalk
 
@@ -37,8 +40,8 @@ class Requester(Component):
     lhs_free, rhs_free: strobes, a tile's entries have become free; ``lhs_free_entries`` is how many a row tile had.
     busy: requests are still to be made.
 
-    Latency: `hardware.timing.LAST_STEP_TO_FREE` from a free strobe to the request that waits for it.
-    Throughput: one request per cycle.
+    Latency: `hardware.timing.WALK_LATENCY` from an instruction's start to its first request, `FREE_TO_REQUEST` from a
+    free strobe to the request that waits for it. Throughput: one request per cycle, `TILE_INTERVAL` between tiles.
     """
 
     def __init__(self, accelerator: Accelerator, port: int):
@@ -61,10 +64,11 @@ class Requester(Component):
         array, buffers, ports = self._accelerator.array, self._accelerator.buffers, self._accelerator.memory.ports
         m.submodules.order = order = FetchOrder(array.dn)
         m.submodules.walk = walk = PixelWalk()
+        request = self.request
         m.d.comb += [
             order.instruction.eq(instr),
             order.load.eq(self.start),
-            self.busy.eq(~order.done),
+            self.busy.eq(~order.done | request.valid),
             walk.load.eq(self.start),
             walk.start.x.eq(instr[f"port_{port}_x"]),
             walk.start.y.eq(instr[f"port_{port}_y"]),
@@ -77,64 +81,91 @@ class Requester(Component):
             walk.stride.row_correction.eq(instr.row_correction),
             walk.stride.image_correction.eq(instr.image_correction),
         ]
-
-        # Room in the rings, less what the tiles that are being fetched take.
-        taken = Signal()  # the current tile takes its room in this cycle
-        enough = Signal()
-        in_tile = Signal()  # the room is already taken, more requests of the tile follow
-        room = {}
-        for side, depth, size, freed in (
-            ("lhs", buffers.lhs_entries, order.lhs_entries, Mux(self.lhs_free, self.lhs_free_entries, 0)),
-            ("rhs", buffers.rhs_entries, instr.rhs_tile_entries, Mux(self.rhs_free, instr.rhs_tile_entries, 0)),
-        ):
-            free = room[side] = Signal(CREDIT_BITS, name=f"{side}_room", init=depth)
-            mine = order.is_lhs if side == "lhs" else ~order.is_lhs
-            m.d.sync += free.eq(free + freed - Mux(taken & mine, size, 0))
-            with m.If(self.start):
-                m.d.sync += free.eq(depth)
-        m.d.comb += enough.eq(
-            Mux(order.is_lhs, room["lhs"] >= order.lhs_entries, room["rhs"] >= instr.rhs_tile_entries)
-        )
-
-        row_words = array.dm // ports * self._accelerator.lanes  # of one entry
-        tile_words, row_tile = Signal(LENGTH_BITS), Signal(ADDRESS_BITS)
-        run_address, window_row = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        own_columns = Signal(8)
-        count, none_valid = _columns_of_port(order.columns, port, ports)
-        m.d.comb += [
-            tile_words.eq(order.lhs_entries * row_words),
-            own_columns.eq(count),
-            self.request.payload.address.eq(
-                Mux(order.is_lhs, row_tile + port * tile_words, Mux(none_valid, instr.port_0_start, run_address))
-            ),
-            self.request.payload.words.eq(Mux(order.is_lhs, tile_words, instr.run_words)),
-            self.request.valid.eq(~order.done & (in_tile | enough)),
-        ]
-        run, kernel_row, column = Signal(8), Signal(8), Signal(8)
-        with m.If(self.request.valid & self.request.ready):
-            m.d.comb += taken.eq(~in_tile)
-            with m.If(order.is_lhs):
-                m.d.comb += order.step.eq(1)
-                m.d.sync += row_tile.eq(Mux(order.last_row_tile, instr.lhs_base, row_tile + tile_words * ports))
-            with m.Elif(run != instr.row_runs - 1):
-                m.d.sync += [in_tile.eq(1), run.eq(run + 1), run_address.eq(run_address + instr.run_step)]
-            with m.Elif(kernel_row != instr.kernel_rows - 1):
-                m.d.sync += [in_tile.eq(1), run.eq(0), kernel_row.eq(kernel_row + 1)]
-                m.d.sync += [a.eq(window_row + instr.window_row_step) for a in (window_row, run_address)]
-            with m.Else():
-                m.d.comb += walk.step.eq(1)
-                m.d.sync += [run.eq(0), kernel_row.eq(0)]
-                m.d.sync += [a.eq(walk.next_address) for a in (window_row, run_address)]
-                with m.If(column == own_columns - 1):
-                    m.d.comb += order.step.eq(1)
-                    m.d.sync += [in_tile.eq(0), column.eq(0)]
-                with m.Else():
-                    m.d.sync += [in_tile.eq(1), column.eq(column + 1)]
+        # A tile is begun when all before it have been asked for; meanwhile the order goes on and its room is looked at.
+        begin = Signal()
+        began = Signal()
+        looking = Signal()
+        starting = Signal(WALK_LATENCY - 1)
+        started = Signal()
+        m.d.sync += [starting.eq(Cat(self.start, starting)), began.eq(begin), looking.eq(began)]
+        m.d.comb += order.step.eq(began)
+        with m.If(starting[-1]):
+            m.d.sync += started.eq(1)
         with m.If(self.start):
-            m.d.sync += [run.eq(0), kernel_row.eq(0), column.eq(0), in_tile.eq(0)]
+            m.d.sync += started.eq(0)
+
+        # Room in the rings, less what the tiles take that are asked for.
+        accepted = Signal()
+        tile_end = Signal()
+        column_end = Signal()
+        fits = Signal()
+        room, taken = {}, {}
+        freed = {"lhs": (self.lhs_free, self.lhs_free_entries), "rhs": (self.rhs_free, instr.rhs_tile_entries)}
+        size = {"lhs": order.lhs_entries, "rhs": instr.rhs_tile_entries}
+        depth = {"lhs": buffers.lhs_entries, "rhs": buffers.rhs_entries}
+        for side, (strobe, entries) in freed.items():
+            back = Signal(CREDIT_BITS, name=f"{side}_back")
+            free = room[side] = Signal(CREDIT_BITS, name=f"{side}_room", init=depth[side])
+            taken[side] = Signal(name=f"{side}_taken")
+            m.d.sync += back.eq(Mux(strobe, entries, 0))
+            m.d.sync += free.eq(Mux(taken[side], free - size[side], free) + back)
+            with m.If(self.start):
+                m.d.sync += [free.eq(depth[side]), back.eq(0)]
+        m.d.sync += fits.eq(Mux(order.is_lhs, room["lhs"], room["rhs"]) >= Mux(order.is_lhs, size["lhs"], size["rhs"]))
+        m.d.comb += [
+            begin.eq(started & fits & ~(request.valid | began | looking | order.done)),
+            taken["lhs"].eq(begin & order.is_lhs),
+            taken["rhs"].eq(begin & ~order.is_lhs),
+        ]
+
+        is_lhs = Signal()
+        window_row = Signal(ADDRESS_BITS)
+        row_tile = Signal(ADDRESS_BITS)
+        runs = Countdown("runs", 8)
+        kernel_rows = Countdown("kernel_rows", 8)
+        columns = Countdown("columns", 8)
+        tile_words = order.lhs_entries * (array.dm // ports * self._accelerator.lanes)
+        own_columns, none_valid = _columns_of_port(order.columns, port, ports)
+        m.d.comb += [
+            accepted.eq(request.valid & request.ready),
+            column_end.eq(accepted & ~is_lhs & runs.last & kernel_rows.last),
+            tile_end.eq(accepted & (is_lhs | (runs.last & kernel_rows.last & columns.last))),
+            walk.step.eq(column_end),
+        ]
+        with m.If(begin):
+            m.d.sync += [request.valid.eq(1), is_lhs.eq(order.is_lhs)]
+            m.d.sync += [
+                *runs.begin(instr.row_runs),
+                *kernel_rows.begin(instr.kernel_rows),
+                *columns.begin(own_columns),
+            ]
+            with m.If(order.is_lhs):
+                m.d.sync += [
+                    request.payload.address.eq(row_tile + port * tile_words),
+                    request.payload.words.eq(tile_words),
+                ]
+                m.d.sync += row_tile.eq(Mux(order.last_row_tile, instr.lhs_base, row_tile + ports * tile_words))
+            with m.Else():
+                window = Mux(none_valid, instr.port_0_start, walk.address)
+                m.d.sync += [window_row.eq(window), request.payload.address.eq(window)]
+                m.d.sync += request.payload.words.eq(instr.run_words)
+        with m.If(tile_end):
+            m.d.sync += request.valid.eq(0)
+        with m.Elif(column_end):
+            m.d.sync += [*runs.begin(instr.row_runs), *kernel_rows.begin(instr.kernel_rows), *columns.step()]
+            m.d.sync += [a.eq(walk.next_address) for a in (window_row, request.payload.address)]
+        with m.Elif(accepted & runs.last):
+            m.d.sync += [*runs.begin(instr.row_runs), *kernel_rows.step()]
+            m.d.sync += [a.eq(window_row + instr.window_row_step) for a in (window_row, request.payload.address)]
+        with m.Elif(accepted):
+            m.d.sync += [*runs.step(), request.payload.address.eq(request.payload.address + instr.run_step)]
+        with m.If(self.start):
             m.d.sync += row_tile.eq(instr.lhs_base)
-            m.d.sync += [a.eq(instr[f"port_{port}_start"]) for a in (window_row, run_address)]
         return m
+
+
+_TILE = data.StructLayout({"valid": 1, "is_lhs": 1, "entries": 16, "columns": 8})
+"""What `Writer` must know of a tile: entries of a row tile, the port's columns of a column tile."""
 
 
 class Writer(Component):
@@ -171,10 +202,8 @@ class Writer(Component):
         m = Module()
         instr, port = self.instruction, self._port
         accelerator, lanes, ports = self._accelerator, self._accelerator.lanes, self._accelerator.memory.ports
-        lane_bits = lanes.bit_length() - 1
         m.submodules.order = order = FetchOrder(accelerator.array.dn)
-        m.d.comb += [order.instruction.eq(instr), order.load.eq(self.start), self.busy.eq(~order.done)]
-        m.d.comb += self.word.ready.eq(1)
+        m.d.comb += [order.instruction.eq(instr), order.load.eq(self.start), self.word.ready.eq(1)]
         m.d.sync += [
             self.lhs_write.select.eq(0),
             self.rhs_write.select.eq(0),
@@ -182,53 +211,83 @@ class Writer(Component):
             self.rhs_ready.eq(0),
         ]
 
+        # Every word can be a tile's last, so the next tile stands ready in registers; after a start both are filled.
+        tile = Signal(_TILE)
+        next_tile = Signal(_TILE)
+        tile_end = Signal()
+        starting = Signal(2)
+        next_tile_now = tile_end | starting.any()
+        m.d.sync += starting.eq(Cat(self.start, starting))
+        m.d.comb += [
+            order.step.eq(next_tile_now & ~order.done),
+            self.busy.eq(tile.valid | next_tile.valid | ~order.done),
+        ]
+        with m.If(next_tile_now):
+            m.d.sync += [
+                tile.eq(next_tile),
+                next_tile.valid.eq(~order.done),
+                next_tile.is_lhs.eq(order.is_lhs),
+                next_tile.entries.eq(order.lhs_entries),
+                next_tile.columns.eq(_columns_of_port(order.columns, port, ports)[0]),
+            ]
+
         lhs_base = Signal(range(accelerator.buffers.lhs_entries))  # rings wrap by dropping address bits
-        rhs_base = Signal(range(accelerator.buffers.rhs_entries))
+        lhs_entry = Signal.like(lhs_base)
+        rhs_base, rhs_first, rhs_entry = (
+            Signal(range(accelerator.buffers.rhs_entries), name=f"rhs_{n}") for n in ("base", "first", "entry")
+        )
         lhs_select = Signal(self.lhs_write.select.shape(), init=1)
         rhs_select = Signal(self.rhs_write.select.shape(), init=1)
-        lane, entry = Signal(range(max(lanes, 2))), Signal(16)
-        own_columns, column = Signal(8), Signal(8)
-        position, plane, plane_base = Signal(16), Signal(4), Signal(16)
-        m.d.comb += own_columns.eq(_columns_of_port(order.columns, port, ports)[0])
+        lhs_lane, rhs_lane = (Signal(lanes, name=f"{n}_lane", init=1) for n in ("lhs", "rhs"))
+        entries = Countdown("entries", 16)
+        planes = Countdown("planes", 4)
+        positions = Countdown("positions", 16)
+        columns = Countdown("columns", 8)
 
-        with m.If(self.word.valid & order.is_lhs):
+        with m.If(self.word.valid & tile.is_lhs):
             m.d.sync += [
                 self.lhs_write.select.eq(lhs_select),
-                self.lhs_write.entry.eq(lhs_base + entry),
-                self.lhs_write.lane.eq(Const(1, lanes) << lane),
+                self.lhs_write.entry.eq(lhs_entry),
+                self.lhs_write.lane.eq(lhs_lane),
                 self.lhs_write.word.eq(self.word.payload),
-                lane.eq(lane + 1),
+                lhs_lane.eq(lhs_lane.rotate_left(1)),
             ]
-            with m.If(lane == lanes - 1):
-                m.d.sync += [lane.eq(0), entry.eq(entry + 1)]
-                with m.If(entry == order.lhs_entries - 1):
-                    m.d.sync += [entry.eq(0), lhs_select.eq(lhs_select.rotate_left(1))]
+            with m.If(lhs_lane[-1]):
+                m.d.sync += [lhs_entry.eq(lhs_entry + 1), *entries.step()]
+                with m.If(entries.last):
+                    m.d.sync += [*entries.begin(tile.entries), lhs_select.eq(lhs_select.rotate_left(1))]
                     with m.If(lhs_select[-1]):
-                        m.d.comb += order.step.eq(1)
-                        m.d.sync += [self.lhs_ready.eq(1), lhs_base.eq(lhs_base + order.lhs_entries)]
-        with m.If(self.word.valid & ~order.is_lhs):
+                        m.d.comb += tile_end.eq(1)
+                        m.d.sync += [self.lhs_ready.eq(1), lhs_base.eq(lhs_entry + 1)]
+                    with m.Else():
+                        m.d.sync += lhs_entry.eq(lhs_base)
+        with m.If(self.word.valid & ~tile.is_lhs):
             m.d.sync += [
                 self.rhs_write.select.eq(rhs_select),
-                self.rhs_write.entry.eq(rhs_base + plane_base + (position >> lane_bits)),
-                self.rhs_write.lane.eq(Const(1, lanes) << (position & (lanes - 1))[: max(lane_bits, 1)]),
+                self.rhs_write.entry.eq(rhs_entry),
+                self.rhs_write.lane.eq(rhs_lane),
                 self.rhs_write.word.eq(self.word.payload),
-                plane.eq(plane + 1),
-                plane_base.eq(plane_base + instr.chunks),
+                rhs_entry.eq(rhs_entry + instr.chunks),
+                *planes.step(),
             ]
-            with m.If(plane == instr.activation_bits - 1):
-                m.d.sync += [plane.eq(0), plane_base.eq(0), position.eq(position + 1)]
-                with m.If(position == instr.window_words - 1):
-                    m.d.sync += [position.eq(0), column.eq(column + 1), rhs_select.eq(rhs_select.rotate_left(1))]
-                    with m.If(column == own_columns - 1):
-                        m.d.comb += order.step.eq(1)
-                        m.d.sync += [
-                            self.rhs_ready.eq(1),
-                            column.eq(0),
-                            rhs_select.eq(1),
-                            rhs_base.eq(rhs_base + instr.rhs_tile_entries),
-                        ]
+            with m.If(planes.last):
+                next_first = rhs_first + rhs_lane[-1]
+                m.d.sync += [*planes.begin(instr.activation_bits), *positions.step()]
+                m.d.sync += [rhs_lane.eq(rhs_lane.rotate_left(1)), rhs_first.eq(next_first), rhs_entry.eq(next_first)]
+                with m.If(positions.last):
+                    m.d.sync += [*positions.begin(instr.window_words), *columns.step()]
+                    m.d.sync += [rhs_lane.eq(1), rhs_select.eq(rhs_select.rotate_left(1))]
+                    m.d.sync += [rhs_first.eq(rhs_base), rhs_entry.eq(rhs_base)]
+                    with m.If(columns.last):
+                        next_base = rhs_base + instr.rhs_tile_entries
+                        m.d.comb += tile_end.eq(1)
+                        m.d.sync += [self.rhs_ready.eq(1), rhs_select.eq(1)]
+                        m.d.sync += [a.eq(next_base) for a in (rhs_base, rhs_first, rhs_entry)]
+        with m.If(next_tile_now):
+            m.d.sync += [*entries.begin(next_tile.entries), *columns.begin(next_tile.columns)]
         with m.If(self.start):
-            m.d.sync += [lhs_base.eq(0), rhs_base.eq(0)]
+            m.d.sync += [a.eq(0) for a in (lhs_base, lhs_entry, rhs_base, rhs_first, rhs_entry)]
+            m.d.sync += [*planes.begin(instr.activation_bits), *positions.begin(instr.window_words)]
         return m
 
 

@@ -1,5 +1,6 @@
 """Shapes that more than one unit speaks: the instruction and the memory channels."""
 
+from amaranth.hdl import Array
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out, Signature
 
@@ -16,7 +17,10 @@ INSTRUCTION = data.StructLayout(dict(FIELDS))
 READ_REQUEST = data.StructLayout({"address": ADDRESS_BITS, "words": LENGTH_BITS})
 """``words`` consecutive 64-bit words from word address ``address``."""
 
-WRITE_WORD = data.StructLayout({"address": ADDRESS_BITS, "data": WORD_BITS, "strobe": WORD_BITS // 8})
+WRITE_REQUEST = READ_REQUEST
+"""The same for words to write."""
+
+WRITE_WORD = data.StructLayout({"data": WORD_BITS, "strobe": WORD_BITS // 8})
 """One 64-bit word to write, and which of its bytes."""
 
 READ_CHANNEL = Signature(
@@ -28,5 +32,17 @@ READ_CHANNEL = Signature(
 """Requests out, words back in request order. Every word is taken in the cycle in which it comes: a request is
 made only when its words have room."""
 
-WRITE_CHANNEL = Signature({"word": Out(stream.Signature(WRITE_WORD))})
-"""Words out; a word counts as written when it is accepted."""
+WRITE_CHANNEL = Signature(
+    {
+        "request": Out(stream.Signature(WRITE_REQUEST)),
+        "word": Out(stream.Signature(WRITE_WORD)),
+        "idle": In(1, init=1),
+    }
+)
+"""Requests out, then as many words as asked for, in order. ``idle`` falls in the cycle after a request is taken and
+rises when every word asked for is in memory."""
+
+
+def part_of(value, index, width: int):
+    """Bits ``index * width`` onward of ``value``, ``width`` of them. Unlike `Value.word_select` it makes no shifter."""
+    return Array(value[low : low + width] for low in range(0, len(value), width))[index]

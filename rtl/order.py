@@ -33,7 +33,9 @@ class RowWidths(Component):
 
     def elaborate(self, platform):
         m = Module()
-        segment, left, last = Signal(range(SEGMENTS + 1)), Signal(16), Signal()
+        segment = Signal(range(SEGMENTS + 1))
+        left = Signal(16)
+        last = Signal()
         table = Array(
             Cat(*(self.instruction[f"segment_{i}_{what}"] for what in ("bits", "entries", "tiles", "single")))
             for i in range(SEGMENTS)
@@ -82,8 +84,12 @@ class Groups(Component):
     def elaborate(self, platform):
         m = Module()
         instr = self.instruction
-        groups_left, next_is_last = Signal(GROUP_BITS), Signal()
-        size, single, left = Signal(16), Signal(), Signal(16)  # of the current group; its tiles left
+        groups_left = Signal(GROUP_BITS)
+        next_is_last = Signal()
+        # of the current group; its tiles left
+        size = Signal(16)
+        single = Signal()
+        left = Signal(16)
         m.d.comb += self.columns.eq(Mux(self.last_group & self.last, instr.last_columns, self._dn))
 
         def begin(is_last):

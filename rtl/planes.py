@@ -74,7 +74,7 @@ class PlaneBuffer(Component):
     -------
     write: ``activations`` of ``dm`` channels go to ``segment`` of ``word`` in every plane's memory.
     read_word, plane, masked: read a word of one plane; ``masked`` keeps only its first ``last_segments`` parts.
-    data: the word, one cycle after ``read_word``; ``plane`` and ``masked`` select without delay.
+    data: the word, one cycle after ``read_word``; ``plane`` and ``masked`` come with it and select without delay.
 
     Throughput: one write and one read per cycle.
     """
@@ -111,7 +111,8 @@ class PlaneBuffer(Component):
                 read.addr.eq(self.read_word),
             ]
             words.append(read.data)
-        valid = Cat((i < self.instruction.last_segments) | ~self.masked for i in range(segments))
-        mask = Cat(one.replicate(self._dm) for one in valid)
+        valid = Signal(segments)
+        m.d.sync += valid.eq(Cat(i < self.instruction.last_segments for i in range(segments)))
+        mask = Cat((one | ~self.masked).replicate(self._dm) for one in valid)
         m.d.comb += self.data.eq(Array(words)[self.plane] & mask)
         return m

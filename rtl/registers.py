@@ -77,8 +77,11 @@ class RegisterFile(Component):
 
     def _write(self, m: Module) -> None:
         axi = self.axi
-        has_address, address = Signal(), Signal(ADDRESS_BITS)
-        has_data, data, strobes = Signal(), Signal(REGISTER_BITS), Signal(REGISTER_BITS // 8)
+        has_address = Signal()
+        address = Signal(ADDRESS_BITS)
+        has_data = Signal()
+        data = Signal(REGISTER_BITS)
+        strobes = Signal(REGISTER_BITS // 8)
         commit = Signal()
         m.d.comb += [
             axi.awready.eq(~has_address),

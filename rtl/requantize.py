@@ -9,9 +9,9 @@ from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS
 CONSTANTS = data.StructLayout({"multiplier": 32, "bias": signed(32)})
 """A kernel's constants, as they lie in the row tile's last entry."""
 
-VALUE_STAGES = 5
+VALUE_STAGES = 7
 """Cycles from a column on ``sums`` to its values on ``values``."""
-ACTIVATION_STAGES = VALUE_STAGES + 3
+ACTIVATION_STAGES = VALUE_STAGES + 4
 """Cycles from a column on ``sums`` to its activations on ``activations``."""
 ACTIVATION_BITS = 8
 
@@ -49,7 +49,10 @@ class Requantize(Component):
         return m
 
     def _value(self, m, row: int):
-        """Products of 16-bit halves fit the multipliers of every FPGA; three stages put them together."""
+        """Products of 16-bit halves fit the multipliers of every FPGA; three stages put them together.
+
+        A multiplier has registers before and behind it that do nothing else: FPGAs have them inside, or beside.
+        """
         instr, constants = self.instruction, self.constants[row]
 
         def register(shape, value, name):
@@ -57,16 +60,24 @@ class Requantize(Component):
             m.d.sync += signal.eq(value)
             return signal
 
-        total = register(signed(32), self.sums[row], "sum")
+        def multiply(shape, one, other, name):
+            return register(shape, register(shape, one * other, f"{name}_product"), name)
+
+        total = register(signed(32), register(signed(32), self.sums[row], "sum"), "total")
+        multiplier, bias = (
+            register(32, constants.multiplier, "multiplier"),
+            register(signed(32), constants.bias, "bias"),
+        )
         low, high = total[:16], total[16:].as_signed()
-        factor_low, factor_high = constants.multiplier[:16], constants.multiplier[16:]
-        low_low = register(unsigned(32), low * factor_low, "low_low")
-        low_high = register(unsigned(32), low * factor_high, "low_high")
-        high_low = register(signed(32), high * factor_low, "high_low")
-        high_high = register(signed(32), high * factor_high, "high_high")
-        bias = Mux(instr.wide_shift, constants.bias << 16, constants.bias)
+        factor_low, factor_high = multiplier[:16], multiplier[16:]
+        low_low = multiply(unsigned(32), low, factor_low, "low_low")
+        low_high = multiply(unsigned(32), low, factor_high, "low_high")
+        high_low = multiply(signed(32), high, factor_low, "high_low")
+        high_high = multiply(signed(32), high, factor_high, "high_high")
+        late = register(signed(32), register(signed(32), bias, "bias_1"), "bias_2")
         middle = register(signed(34), low_high + high_low, "middle")
-        outer = register(signed(65), Cat(low_low, high_high).as_signed() + bias, "outer")
+        summand = Mux(instr.wide_shift, late << 16, late)
+        outer = register(signed(65), Cat(low_low, high_high).as_signed() + summand, "outer")
         product = register(signed(65), outer + (middle << 16), "product")
 
         shifted = Signal(signed(49), name=f"shifted_{row}")
@@ -79,11 +90,14 @@ class Requantize(Component):
 
     def _activation(self, m, row: int, value) -> None:
         instr = self.instruction
-        parts = Signal(data.ArrayLayout(signed(VALUE_BITS + 13), 2), name=f"parts_{row}")
+        products, parts = (
+            Signal(data.ArrayLayout(signed(VALUE_BITS + 13), 2), name=f"{n}_{row}") for n in ("products", "parts")
+        )
         rounded = Signal(signed(VALUE_BITS + 25), name=f"rounded_{row}")
         m.d.sync += [
-            parts[0].eq(value * instr.quantizer[:12]),
-            parts[1].eq(value * instr.quantizer[12:]),
+            products[0].eq(value * instr.quantizer[:12]),
+            products[1].eq(value * instr.quantizer[12:]),
+            parts.eq(products),
             rounded.eq(parts[0] + (parts[1] << 12) + Const(1 << 23, 24)),
         ]
         integer = Signal(signed(VALUE_BITS + 1), name=f"integer_{row}")

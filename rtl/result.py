@@ -7,7 +7,7 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from hardware.accelerator import Accelerator
 from hardware.instruction import OPCODE_MATRIX
-from hardware.timing import PENDING_JOBS, array_latency
+from hardware.timing import PENDING_JOBS, sums_latency
 from rtl.drain import JOB, Drain
 from rtl.execute import PLACE
 from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, WRITE_CHANNEL
@@ -36,6 +36,8 @@ class Result(Component):
     place: where they belong; stable from their last step on.
     constants, lhs: constants are on the weight buffer's output ``lhs`` in this cycle.
     free: strobe, the next tile's last step may come: by the time of its sums all columns will have left the registers.
+    request, word: see `rtl.interface.WRITE_CHANNEL`.
+    busy: the instruction has words that have not left. writing: some tile has.
 
     Latency and throughput: one column per cycle leaves the registers; a tile that has something to write waits until
     at most one other is still to be written. See `hardware.timing`.
@@ -56,9 +58,11 @@ class Result(Component):
                 "place": In(PLACE),
                 "constants": In(1),
                 "lhs": In(data.ArrayLayout(unsigned(array.dk), array.dm)),
+                "request": WRITE_CHANNEL.members["request"],
                 "word": WRITE_CHANNEL.members["word"],
                 "free": Out(1),
                 "busy": Out(1),
+                "writing": Out(1),
             }
         )
 
@@ -69,16 +73,23 @@ class Result(Component):
         m.d.comb += vector.eq(instr.opcode != OPCODE_MATRIX)
 
         # The registers and what leaves them.
-        registers, column_registers = Signal(dm * dn * ACCUMULATOR_BITS), Signal(dn * ACCUMULATOR_BITS)
+        registers = Signal(dm * dn * ACCUMULATOR_BITS)
+        column_registers = Signal(dn * ACCUMULATOR_BITS)
         totals = Signal(data.ArrayLayout(signed(ACCUMULATOR_BITS), dm))
         for row, total in enumerate(totals):
             own = registers.word_select(row, ACCUMULATOR_BITS).as_signed()
             of_column = column_registers[:ACCUMULATOR_BITS].as_signed()
             m.d.comb += total.eq(Mux(instr.bipolar, (own << 1) + of_column, own))
-        full, begun, left, after = Signal(), Signal(), Signal(8), Signal(8)
+        full = Signal()
+        begun = Signal()
+        left = Signal(8)
+        after = Signal(8)
         place = Signal(PLACE)  # the execute stage already works on the next one
-        in_flight = array_latency(self._accelerator.array.dk)
-        column, last_column, is_job, jobs = Signal(), Signal(), Signal(), Signal(range(PENDING_JOBS + 1))
+        in_flight = sums_latency(self._accelerator.array.dk)
+        column = Signal()
+        last_column = Signal()
+        is_job = Signal()
+        jobs = Signal(range(PENDING_JOBS + 1))
         m.d.comb += [
             is_job.eq(instr.write_sums | instr.write_values | (instr.write_planes & (place.plane_columns != 0))),
             column.eq(full & (begun | ~is_job | (jobs != PENDING_JOBS))),
@@ -178,10 +189,14 @@ class Result(Component):
             drain.plane_data.eq(planes.data),
         ]
         m.d.sync += jobs.eq(jobs + drain.job_valid - drain.job_done)
+        m.d.comb += self.writing.eq((jobs != 0) | ~drain.empty)
+        connect(m, flipped(self.request), drain.request)
         connect(m, flipped(self.word), drain.word)
 
+        running = Signal()
+        m.d.comb += self.busy.eq(running | ~drain.empty)
         with m.If(drain.job_done & drain.last):
-            m.d.sync += self.busy.eq(0)
+            m.d.sync += running.eq(0)
         with m.If(self.start):
-            m.d.sync += [self.busy.eq(1), write.addr.eq(0)]
+            m.d.sync += [running.eq(1), write.addr.eq(0)]
         return m

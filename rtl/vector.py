@@ -9,7 +9,8 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hardware.accelerator import Accelerator
 from hardware.instruction import OPCODE_MAXIMUM, VALUE_LANES, WORD_BITS
-from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS
+from rtl.countdown import Countdown
+from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS, part_of
 
 TOTAL_BITS = 26
 """Windows of up to 1024 values."""
@@ -54,7 +55,8 @@ class VectorSteps(Component):
     load: a column tile with ``columns`` columns begins in the next cycle.
     advance: the current step is taken.
     offset: the step's buffer entry, counted from the tile's.
-    last_group: the step belongs to its column's last channels; last_column: to the last column.
+    last_group: the step belongs to its column's last channels; last_column: to the last column. last: it is the tile's
+        last one.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -69,6 +71,7 @@ class VectorSteps(Component):
                 "step": Out(vector_step(accelerator)),
                 "last_group": Out(1),
                 "last_column": Out(1),
+                "last": Out(1),
             }
         )
 
@@ -77,39 +80,54 @@ class VectorSteps(Component):
         instr, accelerator = self.instruction, self._accelerator
         words, parts = words_at_once(accelerator), steps_per_tap(accelerator)
         lane_bits = accelerator.lanes.bit_length() - 1
-        base, position = Signal(16), Signal(16)
-        columns_left, taps_left, groups_left = Signal(8), Signal(16), Signal(16)
-        step = self.step
-        last_tap, last_part, next_base = Signal(), Signal(), Signal(16)  # flags announced by registers
+        base = Signal(16)
+        position = Signal(16)
+        next_base = Signal(16)
+        taps = Countdown("taps", 16)
+        groups = Countdown("groups", 16)
+        columns = Countdown("columns", 8)
+        step, last_part = self.step, Signal()
         m.d.comb += [
             self.offset.eq(position >> lane_bits),
             step.lane.eq(position & (accelerator.lanes - 1)),
-            step.part_done.eq(last_tap),
-            step.done.eq(last_tap & last_part),
+            step.part_done.eq(taps.last),
+            self.last_group.eq(groups.last),
+            self.last_column.eq(columns.last),
             next_base.eq(base + words),
         ]
-        first_tap = [taps_left.eq(instr.taps), last_tap.eq(instr.taps == 1), step.first.eq(1)]
-        first_group = [groups_left.eq(instr.row_tiles), self.last_group.eq(instr.row_tiles == 1)]
-        first_group += [base.eq(0), position.eq(0), step.half.eq(0)]
+        first_tap = [*taps.begin(instr.taps), step.first.eq(1)]
+        first_part = [step.part.eq(0), last_part.eq(parts == 1)]
+        first_group = [*groups.begin(instr.row_tiles), base.eq(0), position.eq(0), step.half.eq(0)]
         with m.If(self.advance):
-            m.d.sync += [taps_left.eq(taps_left - 1), last_tap.eq(taps_left == 2), step.first.eq(0)]
-            m.d.sync += position.eq(position + instr.pixel_words)
-            with m.If(last_tap):
+            m.d.sync += [*taps.step(), step.first.eq(0), position.eq(position + instr.pixel_words)]
+            with m.If(taps.last):
                 m.d.sync += [*first_tap, base.eq(next_base), position.eq(next_base)]
                 m.d.sync += [step.part.eq(step.part + 1), last_part.eq(step.part == parts - 2)]
                 with m.If(step.done):
-                    m.d.sync += [step.part.eq(0), last_part.eq(parts == 1)]
-                    m.d.sync += [groups_left.eq(groups_left - 1), self.last_group.eq(groups_left == 2)]
+                    m.d.sync += [*first_part, *groups.step()]
                     if accelerator.array.dm < VALUE_LANES:  # a word's other half is the next group
                         m.d.sync += step.half.eq(~step.half)
                         with m.If(~step.half):
                             m.d.sync += [base.eq(base), position.eq(base)]
-                    with m.If(self.last_group):
-                        m.d.sync += [*first_group, step.column.eq(step.column + 1)]
-                        m.d.sync += [columns_left.eq(columns_left - 1), self.last_column.eq(columns_left == 2)]
+                    with m.If(groups.last):
+                        m.d.sync += [*first_group, *columns.step(), step.column.eq(step.column + 1)]
         with m.If(self.load):
-            m.d.sync += [*first_tap, *first_group, step.part.eq(0), last_part.eq(parts == 1)]
-            m.d.sync += [step.column.eq(0), columns_left.eq(self.columns), self.last_column.eq(self.columns == 1)]
+            m.d.sync += [*first_tap, *first_part, *first_group, *columns.begin(self.columns), step.column.eq(0)]
+
+        # The ends, like their parts, are registers that announce themselves.
+        one_tap, one_group = instr.taps == 1, instr.row_tiles == 1
+        tap_ends = taps.last_after_step(one_tap)
+        part_ends = Mux(taps.last, Mux(last_part, parts == 1, step.part == parts - 2), last_part)
+        group_ends = Mux(step.done, groups.last_after_step(one_group), groups.last)
+        column_ends = Mux(step.done & groups.last, columns.left == 2, columns.last)
+        with m.If(self.advance):
+            m.d.sync += [
+                step.done.eq(tap_ends & part_ends),
+                self.last.eq(tap_ends & part_ends & group_ends & column_ends),
+            ]
+        with m.If(self.load):
+            done = one_tap & (parts == 1)
+            m.d.sync += [step.done.eq(done), self.last.eq(done & one_group & (self.columns == 1))]
         return m
 
 
@@ -153,9 +171,9 @@ class VectorUnit(Component):
         entry = Array(Value.cast(vector) for vector in self.rhs)[reading.column]
         chosen = entry
         if words < accelerator.lanes:
-            chosen = _part(entry, reading.lane >> (words.bit_length() - 1), words * WORD_BITS)
+            chosen = part_of(entry, reading.lane >> (words.bit_length() - 1), words * WORD_BITS)
         if array.dm < VALUE_LANES:
-            chosen = _part(chosen, reading.half, array.dm * VALUE_BITS)
+            chosen = part_of(chosen, reading.half, array.dm * VALUE_BITS)
         width = array.dm * VALUE_BITS // parts
         values = Signal(data.ArrayLayout(signed(VALUE_BITS), width // VALUE_BITS))
         m.d.sync += values.as_value().eq(chosen)
@@ -172,8 +190,3 @@ class VectorUnit(Component):
                     m.d.sync += self.totals[part * len(values) + i].eq(total)
         m.d.sync += self.totals_valid.eq(gathering_valid & gathering.done)
         return m
-
-
-def _part(value, number, width: int):
-    """Part ``number`` of those that are ``width`` bits long. A multiplexer; `Value.word_select` would be a shifter."""
-    return Array(value[start : start + width] for start in range(0, len(value), width))[number]

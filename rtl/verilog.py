@@ -8,17 +8,19 @@ from pathlib import Path
 from amaranth.back import verilog
 
 import hardware.instruction
+import hardware.registers
 import hardware.timing
 from hardware.accelerator import Accelerator
 from hardware.files import cache_directory, write_text
-from rtl.engine import Engine
+from rtl.accelerator import BitSerialAccelerator
 
-TOP = "codesign_engine"
+TOP = "codesign_accelerator"
 
 LINT_WAIVERS = Path(__file__).with_name("lint.vlt")
 """Verilator's waivers for Verilog written by Yosys, each with its reason."""
 
-_SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), hardware.instruction.__file__, hardware.timing.__file__)
+_DESCRIPTIONS = (hardware.instruction, hardware.registers, hardware.timing)
+_SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), *(str(module.__file__) for module in _DESCRIPTIONS))
 
 
 @lru_cache(maxsize=32)
@@ -38,11 +40,12 @@ def rtl_hash(accelerator: Accelerator) -> str:
 
 @lru_cache(maxsize=8)
 def engine_verilog(accelerator: Accelerator) -> str:
-    """Verilog of the whole engine, top module ``codesign_engine``; kept in the cache by `rtl_hash`."""
+    """Verilog of the whole machine, top module ``codesign_accelerator``; kept in the cache by `rtl_hash`."""
     kept = cache_directory() / "verilog" / f"{rtl_hash(accelerator)}.v"
     seal = kept.with_suffix(".sha256")
     if not (kept.exists() and seal.exists() and seal.read_text() == _sha256(kept)):  # absent, or not as it was written
-        write_text(kept, verilog.convert(Engine(accelerator), name=TOP, emit_src=False, strip_internal_attrs=True))
+        machine = BitSerialAccelerator(accelerator, int(rtl_hash(accelerator), 16))
+        write_text(kept, verilog.convert(machine, name=TOP, emit_src=False, strip_internal_attrs=True))
         write_text(seal, _sha256(kept))
     return kept.read_text(encoding="utf-8")
 

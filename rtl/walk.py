@@ -1,9 +1,10 @@
 """Walks the pixels of an image in row order and keeps the memory address that belongs to each."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
+from hardware.timing import WALK_LATENCY
 from rtl.interface import ADDRESS_BITS
 
 SIZE_BITS = 16
@@ -24,19 +25,32 @@ wraps into the next row and ``row_correction`` is added, where the row passes th
 
 PLACE = data.StructLayout({"x": SIZE_BITS, "y": SIZE_BITS, "address": ADDRESS_BITS})
 
+STATE = data.StructLayout(
+    {
+        "column": signed(SIZE_BITS + 1),  # two steps ahead
+        "row": signed(SIZE_BITS + 1),  # one step ahead, and so are these:
+        "column_wraps": 1,
+        "distance": ADDRESS_BITS,  # from the next pixel to the one behind it
+        "next": ADDRESS_BITS,
+        "here": ADDRESS_BITS,
+    }
+)
+"""A walk works ahead, so that every step is one addition and no decision waits for another. ``column`` and ``row``
+count from the place where a step would wrap, which makes their signs the decisions."""
+
 
 class PixelWalk(Component):
-    """A pixel, its address, and the address after the next step.
+    """A pixel's address, and the address after the next step.
 
     Members
     -------
-    load: go to ``start``; ``stride`` must have been stable for a cycle and stay so.
+    load: go to ``start``; ``stride`` must be stable from here on, ``start`` for `hardware.timing.WALK_LATENCY` cycles.
     step: go to the next pixel.
-    save, restore: remember the next place (with ``step``) as the one to come back to; go back to it.
-        ``load`` saves, too.
+    save, restore: remember the next place (with ``step``) as the one to come back to; go back to it, not in the cycle
+        after a ``save``. ``load`` saves, too.
 
-    Latency: ``address`` and ``next_address`` fit each other one cycle after ``load``, ``step`` or ``restore``.
-    Throughput: one step per cycle.
+    Latency: ``address`` and ``next_address`` fit each other `hardware.timing.WALK_LATENCY` cycles after ``load``, one
+    cycle after ``step`` or ``restore``. Throughput: one step per cycle.
     """
 
     stride: In(STRIDE)
@@ -47,42 +61,58 @@ class PixelWalk(Component):
     restore: In(1)
     address: Out(ADDRESS_BITS)
     next_address: Out(ADDRESS_BITS)
-    saved_address: Out(ADDRESS_BITS)
 
     def elaborate(self, platform):
         m = Module()
-        stride = self.stride
-        here, saved = Signal(PLACE), Signal(PLACE)
-        # Comparisons are with constants of the walk, taken once, so that only one carry chain follows another.
-        column_limit, row_limit = Signal(SIZE_BITS), Signal(SIZE_BITS)
-        m.d.sync += [column_limit.eq(stride.width - stride.columns), row_limit.eq(stride.height - stride.rows)]
-        column_wraps, row_wraps = Signal(), Signal()
-        x, y, after = Signal(SIZE_BITS), Signal(SIZE_BITS), Signal(PLACE)
-        m.d.comb += [
-            column_wraps.eq(here.x >= column_limit),
-            row_wraps.eq(Mux(column_wraps, here.y + 1 >= row_limit, here.y >= row_limit)),
-            x.eq(here.x + Mux(column_wraps, stride.columns - stride.width, stride.columns)),
-            y.eq(here.y + Mux(row_wraps, stride.rows - stride.height, stride.rows) + column_wraps),
-            after.x.eq(x),
-            after.y.eq(y),
-            after.address.eq(
-                here.address
-                + stride.step
-                + Mux(column_wraps, stride.row_correction, 0)
-                + Mux(row_wraps, stride.image_correction, 0)
-            ),
-            self.address.eq(here.address),
-            self.next_address.eq(after.address),
-            self.saved_address.eq(saved.address),
+        stride, start = self.stride, self.start
+        state = Signal(STATE)
+        saved = Signal(STATE)
+        m.d.comb += [self.address.eq(state.here), self.next_address.eq(state.next)]
+
+        # Constants of the walk, from sums of at most two terms.
+        column_back, row_back = (Signal(signed(SIZE_BITS + 1), name=n) for n in ("column_back", "row_back"))
+        past_row, past_image, past_both = (
+            Signal(ADDRESS_BITS, name=n) for n in ("past_row", "past_image", "past_both")
+        )
+        m.d.sync += [
+            column_back.eq(stride.columns - stride.width),
+            row_back.eq(stride.rows - stride.height),
+            past_row.eq(stride.step + stride.row_correction),
+            past_image.eq(stride.step + stride.image_correction),
+            past_both.eq(past_row + stride.image_correction),
         ]
+
+        column_wraps, row_wraps = state.column >= 0, state.row >= 0
+        distance = Mux(state.column_wraps, Mux(row_wraps, past_both, past_row), Mux(row_wraps, past_image, stride.step))
+        ahead = [
+            state.column.eq(state.column + Mux(column_wraps, column_back, stride.columns)),
+            state.column_wraps.eq(column_wraps),
+            state.row.eq(state.row + Mux(row_wraps, row_back, stride.rows) + column_wraps),
+            state.distance.eq(distance),
+        ]
+        first_row = Signal.like(state.row)
+        # The cycles after a load, by the register that they fill.
+        loading = Signal(WALK_LATENCY - 1)
+        column, row, first_distance, first_next = loading
+        m.d.sync += [loading.eq(Cat(self.load, loading)), first_row.eq(start.y + row_back)]
+        with m.If(column):
+            m.d.sync += state.column.eq(start.x + column_back)
+        with m.If(row):
+            m.d.sync += [*ahead, state.row.eq(first_row + column_wraps)]
+        with m.If(first_distance):
+            m.d.sync += ahead
+        with m.If(first_next):
+            m.d.sync += [*ahead, state.here.eq(start.address), state.next.eq(start.address + state.distance)]
         with m.If(self.step):
-            m.d.sync += here.eq(after)
-            with m.If(self.save):
-                m.d.sync += saved.eq(after)
+            m.d.sync += [*ahead, state.here.eq(state.next), state.next.eq(state.next + state.distance)]
         with m.If(self.restore):
-            m.d.sync += here.eq(saved)
-        with m.If(self.load):
-            m.d.sync += [here.eq(self.start), saved.eq(self.start)]
+            m.d.sync += state.eq(saved)
+
+        # A cycle later, so that what is saved need not come through the sums.
+        saving = Signal()
+        m.d.sync += saving.eq((self.step & self.save) | first_next)
+        with m.If(saving):
+            m.d.sync += saved.eq(state)
         return m
 
 

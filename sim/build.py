@@ -13,17 +13,19 @@ from filelock import FileLock
 
 from hardware.errors import InputError
 from hardware.files import cache_directory, check_writable
+from hardware.registers import REGISTERS
 from sim.toolchain import find_verilator
 
 HERE = Path(__file__).parent
 BENCH_SOURCES = (HERE / "bench.sv", HERE / "dram.sv")
 
-VERILATOR_OPTIONS = (
-    *("--cc", "--exe", "--timing", "--vpi", "--top-module", "bench", "--prefix", "Vtop", "-o", "bench"),
-    *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"),
+MACHINE_OPTIONS = (
+    *("--cc", "--exe", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"),
     # Generated Verilog is linted by its own test; here warnings would only hide errors.
     *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
 )
+"""How the machine is compiled, whatever drives it."""
+VERILATOR_OPTIONS = (*MACHINE_OPTIONS, "--timing", "--vpi", "--top-module", "bench", "-o", "bench")
 WAVE_OPTIONS = {"": (), ".vcd": ("--trace-vcd", "--trace-structs"), ".fst": ("--trace-fst", "--trace-structs")}
 """By the wave file's suffix."""
 COMPILER_FLAGS = "-O2"
@@ -35,7 +37,7 @@ def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
     Parameters
     ----------
     verilog:
-        The engine (top module ``codesign_engine``).
+        The machine (top module ``codesign_accelerator``).
     memory_words:
         Size of the simulated memory in 64-bit words, a power of two.
     waves:
@@ -48,12 +50,13 @@ def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
     """
     verilator = find_verilator()
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
-    ports = max(1, len(set(re.findall(r"\bread_(\d)__request__valid\b", verilog))))
+    ports = max(1, len(set(re.findall(r"\bm_axi_(\d)_arvalid\b", verilog))))
     options = [
         *VERILATOR_OPTIONS,
         f"-GWORDS={memory_words}",
         f"-GPORTS={ports}",
         f"-DPORTS_{ports}",
+        *(f"-D{name}={value}" for name, value in register_macros().items()),
         *WAVE_OPTIONS[waves],
     ]
     digest = hashlib.sha256()
@@ -79,15 +82,34 @@ def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
     return executable
 
 
+def register_macros() -> dict[str, int]:
+    """Offsets of all registers and masks of their fields, by the names that bench.sv uses."""
+    macros = {register.name.upper(): register.offset for register in REGISTERS}
+    for register in REGISTERS:
+        if len(register.fields) > 1:
+            macros |= {register.port(field).upper(): field.mask for field in register.fields}
+    return macros
+
+
 def _compile(work: Path, verilog: str, options: list[str], main: str, waves: str) -> None:
-    verilator = find_verilator()
-    engine, build, libraries = work / "engine.v", work / "build", cocotb_tools.config.libs_dir
+    engine, libraries = work / "engine.v", cocotb_tools.config.libs_dir
     engine.write_text(verilog)
     link = f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"
-    sources = [main, *map(str, BENCH_SOURCES), str(engine)]
+    verilate(work / "build", [*options, "-LDFLAGS", link], [main, *map(str, BENCH_SOURCES), str(engine)], waves)
+
+
+def verilate(build: Path, options: list[str], sources: list[str], waves: str = "") -> None:
+    """Compile Verilog and C++ ``sources`` in the folder ``build``; the executable is named by the option ``-o``.
+
+    Raises
+    ------
+    InputError
+        A tool is missing, or Verilator or the compiler fails; the message holds the log's path.
+    """
+    verilator = find_verilator()
     environment = os.environ | {"PATH": f"{verilator.path}{os.pathsep}{os.environ['PATH']}"}
     commands = (
-        [verilator.command, *options, "-Mdir", str(build), "-LDFLAGS", link, *sources],
+        [verilator.command, *options, "-Mdir", str(build), *sources],
         [
             "make",
             "-j",

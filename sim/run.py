@@ -19,43 +19,16 @@ from hardware.errors import InputError
 from hardware.files import check_writable
 from rtl.verilog import engine_verilog
 from sim.build import WAVE_OPTIONS, build_simulator
+from sim.job import COUNTERS, Job, Outcome
+from sim.job import CYCLE_LIMIT as CYCLE_LIMIT  # its users find it beside `Job`
 
 SMALLEST_MEMORY_WORDS = 1 << 18
-CYCLE_LIMIT = 1 << 40  # used when the caller knows no better; a hung machine then ends after this many cycles
+PLUSARGS: tuple[str, ...] = ()
+"""What every simulator process is told beside its jobs; `sim.mutation` chooses a mutant with it."""
 
 
 class MachineError(RuntimeError):
     """The machine did what it must not: it hung, stopped with an error, or used memory that is not there."""
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One program to run: a memory image that holds it, and where its results will lie.
-
-    Parameters
-    ----------
-    image:
-        uint64 memory words from address 0, program, operands and room for the results included.
-    program_address, result_address, result_words:
-        Word addresses and length.
-    cycle_limit:
-        After this many cycles the machine counts as hung.
-    """
-
-    image: np.ndarray
-    program_address: int
-    result_address: int
-    result_words: int
-    cycle_limit: int = CYCLE_LIMIT
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What the machine did: result words (uint64), busy cycles, error code (0: none)."""
-
-    results: np.ndarray
-    cycles: int
-    error: int
 
 
 @dataclass(frozen=True)
@@ -90,14 +63,14 @@ def simulate_jobs(
     progress:
         Called with the number of finished jobs.
     verilog:
-        Engine to simulate, if not the one generated for ``accelerator``.
+        Machine to simulate, if not the one generated for ``accelerator``.
 
     Raises
     ------
     InputError
         A tool is missing, or the simulator dies.
     MachineError
-        The machine hung, or touched memory that does not exist.
+        The machine hung, broke AXI's rules, or wrote what its program must not write.
     """
     if not jobs:
         return Simulated((), 0.0)
@@ -114,31 +87,30 @@ def simulate_jobs(
         directory = Path(name)
         for number, job in enumerate(jobs):
             job.image.astype(">u8").tofile(directory / f"image_{number}.bin")  # $fread reads big-endian
-        (directory / "jobs.json").write_text(json.dumps([_parameters(job, memory) for job in jobs]))
+        (directory / "jobs.json").write_text(json.dumps([job.parameters(memory) for job in jobs]))
         seconds = _run(executable, directory, waves, progress)
         rows = json.loads((directory / "rows.json").read_text())
         outcomes = []
         for number, row in enumerate(rows):
-            if row["hung"]:
+            if row["hung"] and not jobs[number].may_hang:
                 raise MachineError(f"job {number}: the machine did not end within {jobs[number].cycle_limit} cycles")
             if row["memory_fault"]:
-                raise MachineError(f"job {number}: the machine used an address beyond its memory or lost a word")
-            results = np.fromfile(directory / f"result_{number}.bin", dtype="<u8")
-            outcomes.append(Outcome(results, row["cycles"], row["error"]))
+                raise MachineError(f"job {number}: the machine made a burst beyond its memory or against AXI's rules")
+            if row["stray_write"]:
+                raise MachineError(f"job {number}: the machine wrote outside the range that its program may write")
+            outcomes.append(_outcome(np.fromfile(directory / f"result_{number}.bin", dtype="<u8"), row))
     return Simulated(tuple(outcomes), seconds)
 
 
-def _parameters(job: Job, memory: Memory) -> dict[str, int]:
-    """The bench's public signals, by name."""
-    return {
-        "image_words": len(job.image),
-        "program_address": job.program_address,
-        "result_address": job.result_address,
-        "result_words": job.result_words,
-        "cycle_limit": job.cycle_limit,
-        "latency": memory.latency,
-        "cycles_per_word": memory.cycles_per_word,
-    }
+def _outcome(results: np.ndarray, row: dict[str, int]) -> Outcome:
+    same = ("cycles", "error_address", "error_instruction", "status", "first_status", "build_hash")
+    return Outcome(
+        results,
+        error=row["error_code"],
+        counters={name: row[name] for name in COUNTERS},
+        hung=bool(row["hung"]),
+        **{name: row[name] for name in same},
+    )
 
 
 def _run(executable: Path, directory: Path, waves: Path | None, progress: Callable[[int], None] | None) -> float:
@@ -149,11 +121,12 @@ def _run(executable: Path, directory: Path, waves: Path | None, progress: Callab
         "TOPLEVEL_LANG": "verilog",
         "COCOTB_RESULTS_FILE": str(directory / "results.xml"),
         "COCOTB_LOG_LEVEL": "WARNING",
+        "COCOTB_REWRITE_ASSERTION_FILES": "",  # else pytest rewrites every module: a second per simulator process
         "GPI_USERS": f"{find_libpython.find_libpython()};{cocotb_tools.config.pygpi_entry_point()}",
         "PYGPI_PYTHON_BIN": sys.executable,
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
     }
-    command = [str(executable), f"+jobs={directory}"]
+    command = [str(executable), f"+jobs={directory}", *PLUSARGS]
     if waves is not None:
         command += ["--trace", "--trace-file", str(waves.absolute())]
     log = directory / "log.txt"

@@ -8,6 +8,14 @@ from typing import Any
 import cocotb
 from cocotb.triggers import RisingEdge, Timer
 
+from sim.job import COUNTERS
+
+READ = (
+    *("hung", "memory_fault", "stray_write", "status", "first_status", "error_code", "error_address"),
+    *("error_instruction", "build_hash", "cycles", *COUNTERS),
+)
+"""The bench's public signals that hold what came of a job."""
+
 
 @cocotb.test()
 async def run_jobs(dut: Any) -> None:
@@ -21,7 +29,7 @@ async def run_jobs(dut: Any) -> None:
         await Timer(10, unit="ns")
         dut.run.value = 1
         await RisingEdge(dut.finished)
-        rows.append({name: int(getattr(dut, name).value) for name in ("cycles", "error", "hung", "memory_fault")})
+        rows.append({name: int(getattr(dut, name).value) for name in READ})
         (directory / "progress").write_text(str(number + 1))
         dut.run.value = 0
         await Timer(10, unit="ns")

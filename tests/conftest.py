@@ -67,10 +67,14 @@ class ReadPort:
     """One read channel of a `PlainMemory`."""
 
     def __init__(self) -> None:
+        self.held: tuple[int, int] | None = None
+        """Address and words of the request whose address waits on the bus."""
         self.coming: deque[tuple[int, int]] = deque()  # cycle, address
         self.free = 0
         self.requests: list[tuple[int, int, int]] = []
-        """Cycle, address and words of every accepted request."""
+        """Cycle, address and words of every request taken."""
+        self.addresses: list[int] = []
+        """Cycle in which the memory accepted the address of each."""
         self.arrivals: list[int] = []
         """Cycle in which each word came."""
         self.refused: tuple[int, int] | None = None
@@ -79,9 +83,12 @@ class ReadPort:
 class PlainMemory:
     """The memory behind the engine's ports, for Amaranth's simulator: `read`, `write`, then `tick` in every cycle.
 
-    As in `sim/dram.sv`: word k of a request accepted in cycle t comes in cycle t + 1 + latency + k * interval,
-    and the port is occupied for words * interval cycles. With ``refuse`` it also hesitates at random.
-    All read ports see the same words. What it refuses must be offered again, unchanged.
+    It stands for the AXI units and the memory of `sim/dram.sv`, without bursts. A request's address is on the bus one
+    cycle after the request is taken; word k of an address accepted in cycle t comes in cycle t + 1 + latency +
+    k * interval, and the port is occupied for words * interval cycles. A word to write is on the bus one cycle after
+    it is taken, which is after its request, and accepted `interval` cycles after the one before. With ``refuse`` every
+    channel also hesitates at random. All read ports see the same words. What it refuses must be offered again,
+    unchanged.
     """
 
     def __init__(self, words: np.ndarray, latency: int = 0, interval: int = 1, refuse: float = 0.0, seed: int = 0):
@@ -89,11 +96,18 @@ class PlainMemory:
         self.now = self.words_read = self.words_written = 0
         self._latency, self._interval, self._refuse = latency, interval, refuse
         self._rng = np.random.default_rng(seed)
-        self._write_free = 0
-        self._refused_write: tuple[int, int, int] | None = None
         self.ports = [ReadPort() for _ in range(4)]
+        self._write_free = 0
+        self._offered: dict[str, tuple[int, ...]] = {}
+        self._owed: deque[int] = deque()  # addresses that were asked for before this cycle and whose words were not
+        self._beat: tuple[int, int, int] | None = None  # on the bus: address, strobes, data
+        self._idle_from = 0
+        self.write_requests: list[tuple[int, int, int]] = []
+        """Cycle, address and words of every request to write."""
+        self.taken: list[tuple[int, int, int]] = []
+        """Cycle, data under the strobes, and strobes of every word taken from the channel."""
         self.writes: list[tuple[int, int, int]] = []
-        """Cycle, address and strobes of every accepted write."""
+        """Cycle, address and strobes of every word accepted by the memory."""
 
     def _hesitates(self) -> bool:
         return self._refuse > 0 and self._rng.random() < self._refuse
@@ -107,39 +121,71 @@ class PlainMemory:
             ctx.set(word.payload, self.words[state.coming.popleft()[1]])
             state.arrivals.append(self.now)
             assert ctx.get(word.ready), "a word that nobody took"
-        ready = self.now >= state.free and not self._hesitates()
+        if state.held and self.now >= state.free and not self._hesitates():
+            address, words = state.held
+            first = self.now + 1 + self._latency
+            state.coming.extend((first + k * self._interval, address + k) for k in range(words))
+            state.free = self.now + words * self._interval
+            state.addresses.append(self.now)
+            state.held = None
+        ready = state.held is None and not self._hesitates()
         ctx.set(request.ready, ready)
         valid, address, words = (ctx.get(s) for s in (request.valid, request.payload.address, request.payload.words))
         assert state.refused is None or (valid and state.refused == (address, words)), "a request that was withdrawn"
         state.refused = (address, words) if valid and not ready else None
         if ready and valid:
-            first = self.now + 1 + self._latency
-            state.coming.extend((first + k * self._interval, address + k) for k in range(words))
-            state.free = self.now + words * self._interval
+            state.held = address, words
             state.requests.append((self.now, address, words))
             self.words_read += words
 
-    def write(self, ctx, word) -> None:
-        """Drive and look at the write channel in this cycle."""
-        ready = self.now >= self._write_free and not self._hesitates()
-        ctx.set(word.ready, ready)
-        payload = word.payload
-        valid, address, strobe = (ctx.get(signal) for signal in (word.valid, payload.address, payload.strobe))
-        mask = sum(0xFF << (8 * byte) for byte in range(8) if strobe >> byte & 1)
-        data = ctx.get(payload.data) & mask
-        offered = address, strobe, data
-        assert self._refused_write is None or (valid and self._refused_write == offered), "a word that was withdrawn"
-        self._refused_write = offered if valid and not ready else None
-        if ready and valid:
+    @property
+    def idle(self) -> bool:
+        """Whether every word asked for has been in memory since the cycle before the last, for the response."""
+        return not self._owed and self._beat is None and self.now >= self._idle_from
+
+    def _handshake(self, ctx, name: str, channel, ready: bool, payload: tuple[int, ...]) -> bool:
+        ctx.set(channel.ready, ready)
+        valid = bool(ctx.get(channel.valid))
+        if name in self._offered:
+            assert valid, f"a {name} that was withdrawn"
+            assert self._offered.pop(name) == payload, f"a {name} that changed while it waited"
+        if valid and not ready:
+            self._offered[name] = payload
+        return valid and ready
+
+    def write(self, ctx, channel) -> None:
+        """Drive and look at the write channel, ``request`` and ``word``, in this cycle."""
+        if self._beat and self.now >= self._write_free and not self._hesitates():
+            address, strobe, data = self._beat
+            mask = _bytes_of(strobe)
             self.words[address] = (self.words[address] & ~mask) | data
-            self._write_free = self.now + self._interval
+            self._write_free, self._beat = self.now + self._interval, None
+            self._idle_from = self.now + 2
             self.writes.append((self.now, address, strobe))
             self.words_written += 1
+
+        strobe = ctx.get(channel.word.payload.strobe)
+        data = ctx.get(channel.word.payload.data) & _bytes_of(strobe)
+        ready = bool(self._owed) and self._beat is None and not self._hesitates()
+        if self._handshake(ctx, "word", channel.word, ready, (strobe, data)):
+            self._beat = self._owed.popleft(), strobe, data
+            self.taken.append((self.now, data, strobe))
+
+        request = channel.request.payload
+        address, words = ctx.get(request.address), ctx.get(request.words)
+        if self._handshake(ctx, "write request", channel.request, not self._hesitates(), (address, words)):
+            assert words > 0, "a request without words"
+            self._owed.extend(range(address, address + words))
+            self.write_requests.append((self.now, address, words))
 
     async def tick(self, ctx) -> None:
         """End this cycle."""
         await ctx.tick()
         self.now += 1
+
+
+def _bytes_of(strobe: int) -> int:
+    return sum(0xFF << (8 * byte) for byte in range(8) if strobe >> byte & 1)
 
 
 @pytest.fixture(scope="session")

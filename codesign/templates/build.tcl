@@ -1,6 +1,6 @@
 # Synthesis, placement and routing of the machine alone (out of context) for $board.
 #     vivado -mode batch -source build.tcl
-# Leaves utilization.txt, timing.txt and codesign_engine.dcp beside this script.
+# Leaves utilization.txt, timing.txt and $top.dcp beside this script.
 set here [file dirname [file normalize [info script]]]
 set_part $part
 read_verilog [file join $$here .. rtl $top.v]

@@ -253,6 +253,17 @@ class Broad(nn.Module):
         return self.last(F.avg_pool2d(x, (3, 2)).flatten(1))
 
 
+class Widths(nn.Module):
+    """So many kernels that every width from 0 to 8 bits has row tiles of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 36, 2), nn.Linear(36, 5)
+
+    def forward(self, x):
+        return self.last(F.adaptive_avg_pool2d(F.relu(self.first(x)), 1).flatten(1))
+
+
 class NegativePool(nn.Module):
     """A padded pool of values below 0: what lies outside the image must not win."""
 
@@ -302,6 +313,7 @@ NETWORKS: dict[str, tuple] = {
     "kernel-wise": (Residual, [[4, 0, 2, 8, 1, 0, 3, 5, 7, 6], [0, 3, 3, 1, 0, 2, 4, 4, 0, 5], 4], 4),
     "kernel-wise chain": (Chain, [[4, 0, 2, 8, 1, 0, 3, 5, 7], [0, 3, 3, 1, 0, 2, 4], [2, 0, 5, 1, 3]], [8, 4, 2]),
     "kernel-wise before groups": (Separable, [[4, 1, 0, 2, 8, 1, 0, 3, 5, 2, 6, 7], [3, 0, 2, 4] * 3, 4, 4], 4),
+    "every width in one layer": (Widths, [[bits for bits in range(9) for _ in range(4)], 4], 4),
     "a pruned layer": (Chain, [4, [0] * 7, 4], 4),
 }
 """Module, weight bits, activation bits, and what padding nodes have before what is moved into them."""

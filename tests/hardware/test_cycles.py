@@ -1,6 +1,6 @@
 """The cycle model against cycles counted by hand, and against what must hold for any machine.
 
-`tests/sim` compares it with the machine itself.
+`tests/sim` and `tests/rtl/test_engine` compare it with the machine itself.
 """
 
 from dataclasses import replace
@@ -21,74 +21,77 @@ S = INSTRUCTION_WORDS
 """Words of the instruction, below."""
 
 # Counted on paper from the latencies in `hardware.timing`. Cycle 0 is the start strobe. All machines are 2x64x2, whose
-# array takes 9 cycles from a step to its sum. t is the cycle in which the stages begin to work.
+# array has a step's sum 10 cycles after the step is taken (ISSUE_LATENCY + 9). t is the cycle in which the stages begin
+# to work. A request is made 5 cycles later (WALK_LATENCY), or when the channel can take it, and is on the bus a cycle
+# later (REQUEST_TO_ADDRESS); "at" is that cycle. The program ends 8 cycles after the drain asks for its last word:
+# 5 to the AXI unit, its beat, its response, the end.
 #
 # A. 64 -> 2, one image, 1x1 bits, raw sums, latency 16, 1 cycle per word: one step.
-#    Instruction: request 1 (START_TO_REQUEST), words 18 (+ REQUEST_TO_WORD + 16) to 17 + S, t = 19 + S
-#    (+ INSTRUCTION_TO_STAGES).
-#    Fetch: row tile requested t, 2 words t+17 t+18, ready t+20 (+ WORD_TO_READY); column requested t+2, word t+19,
-#    ready t+21.
-#    Execute: step t+22 (+ READY_TO_STEP), sums t+31 (+ array). Result: column t+32 (+ SUMS_TO_COLUMN), word t+34
-#    (+ COLUMN_TO_SUM_WORD). End t+35 (+ RESULT_TO_END).
+#    Instruction: request 1 (START_TO_REQUEST) at 2, words 19 (+ ADDRESS_TO_WORD + 16) to 18 + S, t = 21 + S
+#    (+ WORD_LATENCY + INSTRUCTION_TO_STAGES).
+#    Fetch: row tile at t+6, 2 words t+23 t+24, ready t+28 (+ WORD_LATENCY + WORD_TO_READY); column at t+9
+#    (+ TILE_TO_TILE), word t+26, ready t+30.
+#    Execute: step t+31 (+ READY_TO_STEP), sums t+41. Result: column t+42 (+ SUMS_TO_COLUMN), word t+44
+#    (+ COLUMN_TO_SUM_WORD). End t+52.
 #
 # B. 64 -> 4, three images, 2x1 bits, values, latency 0, 1 cycle per word: two row tiles of 2 entries and one of
 #    constants, two column tiles of 2 and 1 columns in one group.
-#    Instruction: request 1, words 2 to S + 1, t = S + 3.
-#    Fetch: row tile 0 requested t, 6 words t+1 to t+6, ready t+8; columns requested t+6 t+7, words t+7 t+8, ready t+10;
-#    column t+8, word t+9, ready t+11; row tile 1 requested t+9, words t+10 to t+15, ready t+17.
-#    Tile (0, 0): 2 steps and the constants t+11 to t+13, sums t+22, columns t+23 t+24, registers seen free t+24
-#    (first column + COLUMN_TO_FREE, as both leave before 9 more cycles), values t+30 t+31 (+ COLUMN_TO_VALUE_WORD).
-#    Tile (0, 1): 2 steps from t+14, of which the last waits until t+24, sums t+33, column t+34, free t+35, value t+41.
-#    Tile (1, 0): 3 steps from t+25, last t+35, sums t+44, columns t+45 t+46, free t+46, values t+52 t+53.
-#    Tile (1, 1): 2 steps, last t+46, sums t+55, column t+56, value t+63. End t+64.
+#    Instruction: request 1 at 2, words 3 to S + 2, t = S + 5.
+#    Fetch: row tile 0 at t+6, 6 words t+7 to t+12, ready t+16; columns at t+12 t+13, words t+13 t+14, ready t+18;
+#    column at t+14 (asked for t+11, it waits for the bus), word t+15, ready t+19; row tile 1 asked for t+15
+#    (TILE_INTERVAL behind the column leaving the skid register, t+13) at t+16, words t+17 to t+22, ready t+26.
+#    Tile (0, 0): 2 steps and the constants t+19 to t+21, sums t+31, columns t+32 t+33, registers seen free t+33
+#    (first column + COLUMN_TO_FREE, as both leave before 10 more cycles), values t+41 t+42 (+ COLUMN_TO_VALUE_WORD).
+#    Tile (0, 1): 2 steps from t+22, of which the last waits until t+33, sums t+43, column t+44, free t+45, value t+53.
+#    Tile (1, 0): 3 steps from t+34, last t+45, sums t+55, columns t+56 t+57, free t+57, values t+65 t+66.
+#    Tile (1, 1): 2 steps, last t+57, sums t+67, column t+68, value t+77. End t+85.
 #
 # C. The same, but 3 bit planes instead of values: fetch and steps as above.
-#    Tile (0, 0): columns t+23 t+24. Tile (0, 1): column t+34. Nothing to write yet.
-#    Tile (1, 0): columns t+45 t+46, planes t+56 (last column + COLUMN_TO_PLANE_WORD) to t+61, 3 for each column.
-#    Tile (1, 1): column t+56, planes t+66 to t+68. End t+69.
+#    Tile (0, 0): columns t+32 t+33. Tile (0, 1): column t+44. Nothing to write yet.
+#    Tile (1, 0): columns t+56 t+57, planes t+70 (last column + COLUMN_TO_PLANE_WORD) to t+75, 3 for each column.
+#    Tile (1, 1): column t+68, planes t+81 to t+83. End t+91.
 #
 # D. 64 -> 2, one image, 1x1 bits, values and 2 bit planes, latency 3, 5 cycles per word.
-#    Instruction: request 1, words 5 10 ... 5 S, t = 5 S + 2; the read channel has been free since 5 S + 1.
-#    Fetch: row tile requested t, 4 words t+4 t+9 t+14 t+19, ready t+21; column requested t+20, word t+24, ready t+26.
-#    One step and the constants t+27 t+28, sums t+37, column t+38, value t+45. Planes could come at t+47
-#    (+ VALUES_TO_PLANES) and are complete at t+48, but the write channel is taken until t+50: t+50 t+55. End t+56.
+#    Instruction: request 1 at 2, words 6 11 ... 5 S + 1, t = 5 S + 4; the read channel has been free since 5 S + 2.
+#    Fetch: row tile at t+6, 4 words t+10 t+15 t+20 t+25, ready t+29; column at t+26, word t+30, ready t+34.
+#    One step and the constants t+35 t+36, sums t+46, column t+47, value t+56, its beat t+62. Planes could come at t+58
+#    (+ VALUES_TO_PLANES) and are complete at t+60: asked for t+60 t+61, beats t+67 t+72, every fifth cycle. End t+74.
 #
 # E. 64 -> 4, four images, 1x1 bits, raw sums, latency 0, 40 cycles per word: two row tiles, two column tiles, groups of
 #    one. The instruction's words occupy the channel longer than the stages need to start.
-#    Instruction: request 1, words 2 42 ..., the last 40 S - 38; the stages begin 40 S - 36, the channel is free in
-#    u = 40 S + 1.
-#    Fetch: row tile 0 requested u, words u+1 u+41, ready u+43; columns requested u+80 u+120, words u+81 u+121, ready
-#    u+123; row tile 1 requested u+160, words u+161 u+201, ready u+203; columns requested u+240 u+280, ready u+283.
-#    Tile (0, 0): step u+124, sums u+133, columns u+134 u+135, words u+136 u+176, channel taken until u+216.
-#    Tile (1, 0): step u+204, sums u+213, columns u+214 u+215, words u+216 u+256, channel taken until u+296.
-#    Tile (0, 1): step u+284, sums u+293, columns u+294 u+295, words u+296 u+336.
-#    Tile (1, 1): step u+285, waits for the registers, free u+295: last step u+295, sums u+304, columns u+305 u+306,
-#    words u+376 u+416. End u+417.
+#    Instruction: request 1 at 2, words 3 43 ..., the last 40 S - 37; the first row tile is asked for in 40 S - 29, but
+#    the channel is free in u = 40 S + 2.
+#    Fetch: row tile 0 at u, words u+1 u+41, ready u+45; columns at u+80 u+120, words u+81 u+121, ready u+125; row tile
+#    1 at u+160, words u+161 u+201, ready u+205; columns at u+240 u+280, ready u+285.
+#    Tile (0, 0): step u+126, sums u+136, columns u+137 u+138, words u+139 u+140, beats u+145 u+185.
+#    Tile (1, 0): step u+206, sums u+216, columns u+217 u+218, words u+219 u+220, beats u+225 u+265.
+#    Tile (0, 1): step u+286, sums u+296, columns u+297 u+298, words u+299 u+300, beats u+305 u+345.
+#    Tile (1, 1): could begin u+289 (DISPATCH_INTERVAL behind u+285, + 1), waits for the registers, free u+298: its step
+#    u+298, sums u+308, columns u+309 u+310, words u+311 u+312, beats u+385 u+425. End u+427.
 #
 # F. 64 -> 10, four images, 1x1 bits, raw sums, latency 0, 20 cycles per word: five resident row tiles, two column
-#    tiles. As in E, u = 20 S + 1.
-#    Fetch: row tile 0 requested u, words u+1 u+21, ready u+23; columns requested u+40 u+60, ready u+63; row tiles 1
-#    to 4 requested u+80 u+120 u+160 u+200, ready u+103 u+143 u+183 u+223; columns requested u+240 u+260, ready
-#    u+263.
-#    Tiles (0 to 4, 0): step u+64 and then a cycle after each row tile is ready, words 12 cycles behind the steps:
-#    u+76 u+96, u+116 u+136, u+156 u+176, u+196 u+216, u+236 u+256.
-#    Tile (0, 1): step u+264, words u+276 u+296. The others follow as fast as the write channel takes words, at most two
-#    tiles waiting: u+316 u+336, u+356 u+376, u+396 u+416, u+436 u+456. End u+457.
+#    tiles. As in E, u = 20 S + 2.
+#    Fetch: row tile 0 at u, words u+1 u+21, ready u+25; columns at u+40 u+60, ready u+65; row tiles 1 to 4 at u+80
+#    u+120 u+160 u+200, ready u+105 u+145 u+185 u+225; columns at u+240 u+260, ready u+265.
+#    Tiles (0 to 4, 0): step u+66 and then a cycle after each row tile is ready, beats 19 cycles behind the steps:
+#    u+85 u+105, u+125 u+145, u+165 u+185, u+205 u+225, u+245 u+265.
+#    Tile (0, 1): step u+266, beats u+285 u+305. The others follow as fast as the write channel takes words: u+325
+#    u+345, u+365 u+385, u+405 u+425, u+445 u+465. End u+467.
 #
 # G. 64 -> 2, four images, 1x1 bits, 8 bit planes, latency 0, 1 cycle per word: two column tiles in one group.
-#    t = S + 3 as in B. Fetch: row tile requested t, 4 words to t+4, ready t+6; columns requested t+4 t+5, ready t+8;
-#    columns requested t+6 t+7, ready t+10.
-#    Tile 0: one step and the constants t+9 t+10, sums t+19, columns t+20 t+21, registers free t+21, 16 words t+31 to
-#    t+46. Tile 1: its step waits until t+21, sums t+30, columns t+31 t+32, planes complete t+42, but the last job ends
-#    at t+46: t+48 (+ NEXT_JOB) to t+63. End t+64.
+#    t = S + 5 as in B. Fetch: row tile at t+6, 4 words to t+10, ready t+14; columns at t+10 t+11, words t+11 t+12,
+#    ready t+16; columns at t+12 t+13, words t+13 t+14, ready t+18.
+#    Tile 0: one step and the constants t+17 t+18, sums t+28, columns t+29 t+30, registers free t+30, 16 words t+43 to
+#    t+58. Tile 1: its step waits until t+30, sums t+40, columns t+41 t+42, planes complete t+55, but the last job ends
+#    at t+58: t+60 (+ NEXT_JOB) to t+75. End t+83.
 BY_HAND = [
-    (LINEAR, (1, 1), SUMS, Memory(latency=16, cycles_per_word=1), 19 + S + 35),
-    (replace(LINEAR, out_channels=4, images=3), (2, 1), VALUES, Memory(latency=0, cycles_per_word=1), S + 3 + 64),
-    (replace(LINEAR, out_channels=4, images=3), (2, 1), PLANES, Memory(latency=0, cycles_per_word=1), S + 3 + 69),
-    (LINEAR, (1, 1), BOTH, Memory(latency=3, cycles_per_word=5), 5 * S + 2 + 56),
-    (replace(LINEAR, out_channels=4, images=4), (1, 1), SUMS, Memory(latency=0, cycles_per_word=40), 40 * S + 1 + 417),
-    (replace(LINEAR, out_channels=10, images=4), (1, 1), SUMS, Memory(latency=0, cycles_per_word=20), 20 * S + 1 + 457),
-    (replace(LINEAR, images=4), (1, 1), Output(plane_bits=8), Memory(latency=0, cycles_per_word=1), S + 3 + 64),
+    (LINEAR, (1, 1), SUMS, Memory(latency=16, cycles_per_word=1), 21 + S + 52),
+    (replace(LINEAR, out_channels=4, images=3), (2, 1), VALUES, Memory(latency=0, cycles_per_word=1), S + 5 + 85),
+    (replace(LINEAR, out_channels=4, images=3), (2, 1), PLANES, Memory(latency=0, cycles_per_word=1), S + 5 + 91),
+    (LINEAR, (1, 1), BOTH, Memory(latency=3, cycles_per_word=5), 5 * S + 4 + 74),
+    (replace(LINEAR, out_channels=4, images=4), (1, 1), SUMS, Memory(latency=0, cycles_per_word=40), 40 * S + 2 + 427),
+    (replace(LINEAR, out_channels=10, images=4), (1, 1), SUMS, Memory(latency=0, cycles_per_word=20), 20 * S + 2 + 467),
+    (replace(LINEAR, images=4), (1, 1), Output(plane_bits=8), Memory(latency=0, cycles_per_word=1), S + 5 + 83),
 ]
 
 
@@ -98,27 +101,39 @@ def test_cycles_are_those_counted_by_hand(tiny, layer, bits, output, memory, cyc
     assert layer_cycles(plan, memory) == cycles
 
 
+def test_requests_wait_for_the_bus_so_a_short_tile_leaves_no_gap(machine):
+    # 64 -> 32, one image, 1x1 bits, raw sums on 16x64x2, latency 0: two row tiles of 16 words. t = S + 5.
+    # Fetch: row tile 0 asked for t+5 at t+6, words t+7 to t+22; column asked for t+8 (TILE_TO_TILE), waits in the AXI
+    # unit, at t+22, word t+23, ready t+27; row tile 1 asked for t+11, waits in the skid register, at t+23, words t+24
+    # to t+39, ready t+43.
+    # Tile (0, 0): step t+28, sums t+38, column t+39, words t+41 to t+48. Tile (1, 0): step t+44, sums t+54, column
+    # t+55, words t+57 to t+64. End t+72.
+    plan = schedule(replace(LINEAR, out_channels=32), 1, 1, machine(dm=16))
+    assert layer_cycles(plan, Memory(latency=0, cycles_per_word=1)) == S + 5 + 72
+
+
 def test_planes_come_two_cycles_behind_the_values(machine):
-    # 64 -> 8, four images, 1x1 bits, values and 2 bit planes on 8x64x4, latency 0: one tile. t = S + 3.
-    # Fetch: row tile of 2 entries requested t, 16 words to t+16, ready t+18; columns requested from t+16, ready t+22.
-    # One step and the constants t+23 t+24, sums t+33, columns t+34 to t+37, values t+41 to t+48, two words for each.
-    # Planes are complete at t+47, and come from t+50 (+ VALUES_TO_PLANES) to t+57. End t+58.
+    # 64 -> 8, four images, 1x1 bits, values and 2 bit planes on 8x64x4, latency 0: one tile. t = S + 5.
+    # Fetch: row tile of 2 entries at t+6, 16 words t+7 to t+22, ready t+26; columns at t+22 to t+25, words t+23 to
+    # t+26, ready t+30. One step and the constants t+31 t+32, sums t+42, columns t+43 to t+46, values t+52 to t+59, two
+    # words for each. Planes are complete at t+59, and come from t+61 (+ VALUES_TO_PLANES) to t+68. End t+76.
     layer = replace(LINEAR, out_channels=8, images=4)
     plan = schedule(layer, 1, 1, machine(dm=8, dn=4), output=BOTH)
-    assert layer_cycles(plan, Memory(latency=0, cycles_per_word=1)) == S + 3 + 58
+    assert layer_cycles(plan, Memory(latency=0, cycles_per_word=1)) == S + 5 + 76
 
 
 def test_cycles_of_a_pool_are_counted_by_hand(tiny):
     # 4 channels in one word, windows of 2x1 over 2x3 pixels: 3 pixels in two column tiles, each with two pairs of
-    # channels of 2 steps. Values, latency 0. As in B, t = S + 3.
-    # Fetch: columns requested t t+2, words t+1 to t+4, ready t+6; column requested t+4, words t+5 t+6, ready t+8.
-    # Pixel 0: first pair steps t+7 t+8, totals t+12 (+ VECTOR_LATENCY), column t+13, registers free t+14, value t+20.
-    #          second pair: last step t+14, totals t+18, column t+19, free t+20, value t+26.
-    # Every pair's last step waits for the registers, which are free again after 6 cycles: t+20 t+26 t+32 t+38.
-    # Last pair: totals t+42, column t+43, value t+50. End t+51.
+    # channels of 2 steps. Values, latency 0. As in B, t = S + 5.
+    # Fetch: columns, two requests each, at t+6 to t+9, words t+7 to t+10, ready t+14; column at t+11 t+12
+    # (TILE_INTERVAL behind t+9), words t+12 t+13, ready t+17.
+    # Pixel 0: first pair steps t+15 t+16, totals t+21 (+ ISSUE_LATENCY + VECTOR_LATENCY), column t+22, registers free
+    #          t+23, value t+31. Second pair: last step t+23, totals t+28, column t+29, free t+30, value t+38.
+    # Every pair's last step waits for the registers, which are free again after 7 cycles: t+30 t+37 t+44 t+51.
+    # Last pair: totals t+56, column t+57, value t+66. End t+74.
     pool = Layer("pool", "conv", 4, 4, 2, 3, kernel=(2, 1))
     (work,) = vector_passes("maximum", pool, tiny, VALUES)
-    assert pass_cycles(work, Memory(latency=0, cycles_per_word=1))[0] == S + 3 + 51
+    assert pass_cycles(work, Memory(latency=0, cycles_per_word=1))[0] == S + 5 + 74
 
 
 def test_buffer_space_is_given_back_in_order():
@@ -218,7 +233,7 @@ def test_a_channel_that_is_still_taken_delays_everything_alike(machine, layer, a
     plan = schedule(layer, *bits, machine(**array, **buffer), output=output)
     memory = plan.accelerator.memory
     cycles, free = pass_cycles(plan.passes[0], memory)
-    delay = max(0, busy - 1)  # START_TO_REQUEST
+    delay = max(0, busy - 2)  # START_TO_REQUEST + REQUEST_TO_ADDRESS
     assert pass_cycles(plan.passes[0], memory, busy) == (cycles + delay, free + delay)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from amaranth.hdl import Array, Assert, Assume, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Assert, Assume, Cat, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In
 
 import rtl.axi
@@ -14,26 +14,10 @@ from hardware.registers import LIMIT_BITS, ErrorCode
 from rtl.axi import AHEAD, BURST_BEATS, OUTSTANDING, PAGE_BYTES
 from rtl.interface import READ_REQUEST
 from sim.formal import prove
+from sim.properties import past, stable_while_stalled
 
 DEPTH = 2
 WORD_BYTES = 8
-
-
-def past(m: Module, value) -> Signal:
-    """``value`` one cycle ago; not to be called inside a condition."""
-    value = Value.cast(value)
-    before = Signal(value.shape())
-    m.d.sync += before.eq(value)
-    return before
-
-
-def stable_while_stalled(m: Module, valid, ready, *payload) -> Signal:
-    """AXI A3.2.1: what is offered stays until it is taken. Returns whether it was offered and not taken a cycle ago."""
-    waited, offered = past(m, valid & ~ready), Cat(*payload)
-    before = past(m, offered)
-    with m.If(waited):
-        m.d.comb += [Assert(valid), Assert(offered == before)]
-    return waited
 
 
 class Proof(Component):
@@ -114,7 +98,7 @@ class Proof(Component):
         with m.If(past(m, self.stop)):
             m.d.comb += Assert(unit.idle == ((unit.outstanding == 0) & ~valid))
         m.d.comb += [
-            Assert((unit.error_code == ErrorCode.ADDRESS_RANGE) == (taken & bad)),
+            Assert((unit.error_code == ErrorCode.ADDRESS_RANGE) == past(m, taken & bad)),
             Assert(unit.error == (unit.error_code != ErrorCode.NONE)),
         ]
         with m.If(self.accepted):
@@ -140,11 +124,15 @@ class Proof(Component):
                 Assert(~splitter.refusing),
                 Assert(splitter.left == left),
                 Assert(splitter.burst.payload.address == next * WORD_BYTES),
+                Assert(splitter.room == Mux(next % 512 // 16 == 31, 16 - next % 16, 16)),
                 Assert(next >= base),
                 Assert(next + left <= base + self.limit),
             ]
         with m.If(refused):
             m.d.comb += Assert(splitter.refusing)
+        refused_address = past(m, self.request.address)
+        with m.If(unit.error_code == ErrorCode.ADDRESS_RANGE):
+            m.d.comb += Assert(unit.error_address == refused_address)
         return m
 
 
@@ -272,12 +260,16 @@ MUTANTS = {  # which proof, text of rtl/axi.py, what it becomes
     "burst started after halt": ("reader", "~(self.refusing | self.stop | self.hold)", "~(self.refusing | self.hold)"),
     "burst of 32 beats": ("reader", "BURST_BEATS = 16", "BURST_BEATS = 32"),
     "burst across a page": ("writer", "PAGE_BYTES = 4096", "PAGE_BYTES = 8192"),
-    "a word beyond the limit": ("reader", "words <= self.limit", "words <= self.limit + 1"),
-    "request of no words": ("writer", "(words != 0) & ", ""),
+    "a word beyond the limit": ("reader", "(slack < 0)", "(slack < -1)"),
+    "request of no words": ("writer", "none | (slack < 0)", "slack < 0"),
     "refused request issued": ("reader", "~(self.refusing | ", "~("),
     "bubble between requests": ("reader", "(~held | (burst.valid & burst.ready & ~more))", "~held"),
-    "last beat of a burst of one word": ("writer", "self.beat == lengths.last)", "self.beat + 1 == lengths.last)"),
-    "every beat the last": ("writer", "axi.wlast.eq(last)", "axi.wlast.eq(1)"),
+    "last beat of a burst of one word": (
+        "writer",
+        "self.beat == self.entries[0])",
+        "self.beat + 1 == self.entries[0])",
+    ),
+    "every beat the last": ("writer", "axi.wlast.eq(lengths.last)", "axi.wlast.eq(1)"),
     "beat torn by the next word": ("writer", "(~axi.wvalid | axi.wready)", "1"),
     "bytes written after halt": ("writer", "Mux(stop, 0, word.payload.strobe)", "word.payload.strobe"),
     "idle before the last beat": ("reader", "(axi.rvalid & axi.rlast)", "axi.rvalid"),

@@ -21,7 +21,14 @@ from hardware.instruction import (
 )
 from hardware.layer import Layer
 from hardware.operands import Operands
-from hardware.timing import INSTRUCTION_TO_STAGES, REQUEST_TO_WORD, START_TO_REQUEST
+from hardware.timing import (
+    ADDRESS_TO_WORD,
+    INSTRUCTION_TO_STAGES,
+    REQUEST_TO_ADDRESS,
+    START_TO_REQUEST,
+    WALK_LATENCY,
+    WORD_LATENCY,
+)
 from rtl.interface import INSTRUCTION
 from sim.reference import reference_sums
 
@@ -81,9 +88,11 @@ def test_sums_and_cycles_are_those_of_reference_and_model(
     port = memory.ports[0]
     first, second = port.requests[:2]
     assert first == (START_TO_REQUEST, 0, INSTRUCTION_WORDS)
-    assert port.arrivals[0] == START_TO_REQUEST + REQUEST_TO_WORD + latency
-    channel_free = first[0] + INSTRUCTION_WORDS * interval
-    assert second[0] == max(port.arrivals[INSTRUCTION_WORDS - 1] + INSTRUCTION_TO_STAGES, channel_free)
+    assert port.addresses[0] == START_TO_REQUEST + REQUEST_TO_ADDRESS
+    assert port.arrivals[0] == port.addresses[0] + ADDRESS_TO_WORD + latency
+    assert second[0] == port.arrivals[INSTRUCTION_WORDS - 1] + WORD_LATENCY + INSTRUCTION_TO_STAGES + WALK_LATENCY
+    channel_free = port.addresses[0] + INSTRUCTION_WORDS * interval
+    assert port.addresses[1] == max(second[0] + REQUEST_TO_ADDRESS, channel_free)
 
 
 @pytest.mark.parametrize("ports", [1, 2, 4])
@@ -111,7 +120,8 @@ def test_an_illegal_instruction_stops_the_machine_and_the_next_start_clears_it(
 
     ends = run_engine(accelerator, memory, then=stopped)
     one, both = lowered.schedule.passes[:1], lowered.schedule
-    cycles = layer_cycles(replace(both, passes=one)) + START_TO_REQUEST + REQUEST_TO_WORD + INSTRUCTION_WORDS
+    to_word = START_TO_REQUEST + REQUEST_TO_ADDRESS + ADDRESS_TO_WORD + WORD_LATENCY
+    cycles = layer_cycles(replace(both, passes=one)) + to_word + INSTRUCTION_WORDS
     assert ends == [(cycles, ERROR_ILLEGAL_INSTRUCTION), (layer_cycles(both), ERROR_NONE)]
 
 
@@ -122,8 +132,9 @@ def test_every_other_opcode_is_illegal(run_engine, machine, plain_memory, opcode
     memory = plain_memory(image, latency=5)
     (end,) = run_engine(machine(lhs_entries=16, rhs_entries=16), memory, address)
     assert memory.ports[0].requests == [(START_TO_REQUEST, address, INSTRUCTION_WORDS)]
-    # Request, first word one cycle and the latency later, the other words, one cycle to look at the opcode.
-    assert end == (1 + 5 + INSTRUCTION_WORDS + 1, ERROR_ILLEGAL_INSTRUCTION)
+    # Request 1, address 2, first word 3 + 5, last word 8 + INSTRUCTION_WORDS - 1, its register, one cycle to look at
+    # the opcode.
+    assert end == (8 + INSTRUCTION_WORDS + 1, ERROR_ILLEGAL_INSTRUCTION)
 
 
 def test_a_start_while_busy_is_ignored(run_engine, machine, integers, plain_memory):

@@ -5,7 +5,15 @@ from collections import deque
 import numpy as np
 import pytest
 
-from hardware.timing import LAST_STEP_TO_FREE, WORD_TO_READY
+from hardware.timing import (
+    ADDRESS_TO_WORD,
+    FREE_TO_REQUEST,
+    REQUEST_TO_ADDRESS,
+    TILE_INTERVAL,
+    TILE_TO_TILE,
+    WALK_LATENCY,
+    WORD_TO_READY,
+)
 from rtl.fetch import Fetch
 
 MEMORY = np.arange(8000) + 1
@@ -163,21 +171,25 @@ def test_words_come_every_cycle_and_the_last_makes_the_tile_ready(
 
     async def testbench(ctx):
         await begin(ctx, fetch, memory, geometry.fields())
-        while not arrivals or ctx.get(fetch.busy) or memory.now <= arrivals[-1] + 1:
+        while not arrivals or ctx.get(fetch.busy) or memory.now < arrivals[-1] + WORD_TO_READY:
             memory.read(ctx, fetch)
             ready_at.extend([memory.now] * (ctx.get(fetch.lhs_ready) + ctx.get(fetch.rhs_ready)))
             await memory.tick(ctx)
 
     simulate(fetch, testbench)
-    assert memory.ports[0].requests[0][0] == 1  # the cycle after the start strobe
+    first_request = 1 + WALK_LATENCY  # the stage works from the cycle after the start strobe on, which is cycle 0
+    assert memory.ports[0].requests[0][0] == first_request
+    first_word = first_request + REQUEST_TO_ADDRESS + ADDRESS_TO_WORD
     sizes = [2 * 2, 2 * 3, 2 * 3, 3 * 2]  # words of a row of 2 bits, of two columns, of a row of 3 bits
-    assert arrivals == list(range(2, 2 + sum(sizes)))
-    # The strobe comes one cycle before the execute stage sees the tile (its counter is a register).
-    assert ready_at == [arrivals[end - 1] + WORD_TO_READY - 1 for end in np.cumsum(sizes)]
+    assert arrivals == list(range(first_word, first_word + sum(sizes)))
+    # The strobe comes two cycles before the execute stage sees the tile: it counts, and its decision is a register.
+    assert ready_at == [arrivals[end - 1] + WORD_TO_READY - 2 for end in np.cumsum(sizes)]
 
 
 @pytest.mark.parametrize("side", ["lhs", "rhs"])
-def test_freed_entries_are_asked_for_after_last_step_to_free(simulate, machine, plain_memory, fetch_geometry, side):
+def test_freed_entries_are_asked_for_free_to_request_cycles_later(
+    simulate, machine, plain_memory, fetch_geometry, side
+):
     accelerator = machine(**{"lhs_entries": 64, "rhs_entries": 64} | {f"{side}_entries": 16})
     work = {"images": 12, "words": (0, 3, 3), "segments": ((3, 2),), "bits": 3}
     geometry = fetch_geometry(accelerator, 0, **work)  # 9 entries a tile: the ring of 16 holds one
@@ -192,7 +204,40 @@ def test_freed_entries_are_asked_for_after_last_step_to_free(simulate, machine, 
             await memory.tick(ctx)
 
     simulate(fetch, testbench)
-    assert next(cycle for cycle, _, _ in memory.ports[0].requests if cycle > 200) == 250 + LAST_STEP_TO_FREE
+    assert next(cycle for cycle, _, _ in memory.ports[0].requests if cycle > 200) == 250 + FREE_TO_REQUEST
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.6])
+@pytest.mark.parametrize("dn", [1, 2, 3, 8])
+def test_tiles_are_asked_for_one_behind_another(simulate, machine, fetch_geometry, dn, pause):
+    """Row tiles are one request, column tiles one for each of ``dn`` columns."""
+    geometry = fetch_geometry(machine(dn=dn), 0, images=6 * dn, segments=((1, 3),), group_tiles=2)
+    fetch, rng, asked = Fetch(machine(dn=dn), 0), np.random.default_rng(dn), []
+    requests = [1 if side == "lhs" else dn for side, _ in geometry.order()]
+
+    async def testbench(ctx):
+        ctx.set(fetch.instruction, geometry.fields())
+        ctx.set(fetch.start, 1)
+        for cycle in range(100 + 4 * sum(requests)):
+            ready = rng.random() >= pause
+            ctx.set(fetch.request.ready, ready)
+            if ctx.get(fetch.request.valid):
+                asked.append((cycle, ready))
+            await ctx.tick()
+            ctx.set(fetch.start, 0)
+
+    simulate(fetch, testbench)
+    offered = [1 + WALK_LATENCY]  # cycles in which requests appear ...
+    taken = [cycle for cycle, ready in asked if ready]  # ... and in which they are taken
+    assert len(taken) == sum(requests)
+    firsts = np.cumsum([0, *requests])[:-1].tolist()
+    for number in range(1, len(taken)):
+        offered.append(taken[number - 1] + 1)
+        if number in firsts:
+            first = offered[firsts[firsts.index(number) - 1]]
+            offered[-1] = max(taken[number - 1] + TILE_INTERVAL, first + TILE_TO_TILE)
+    waiting = [range(first, last + 1) for first, last in zip(offered, taken, strict=True)]
+    assert [cycle for cycle, _ in asked] == [cycle for cycles in waiting for cycle in cycles]
 
 
 @pytest.mark.parametrize(

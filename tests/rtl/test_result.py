@@ -7,12 +7,12 @@ import pytest
 
 from hardware.arithmetic import HALF, requantize, to_activations
 from hardware.instruction import FIELDS, OPCODE_MATRIX, OPCODE_SUM
-from hardware.timing import RESULT_TO_END, VECTOR_LATENCY, array_latency
+from hardware.timing import ISSUE_LATENCY, VECTOR_LATENCY, sums_latency
 from rtl.result import Result
 
 IMAGE = 3, 2  # output pixels of an image: width, height
 MEMORY, PLANES = 6000, 3000
-IN_FLIGHT = array_latency(64)
+IN_FLIGHT = sums_latency(64)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ async def send(ctx, result, case: Case, part, rng, tick) -> None:
         ctx.set(result.constants, 1)
         for i, (multiplier, bias) in enumerate(zip(case.multipliers[rows], case.biases[rows], strict=True)):
             ctx.set(result.lhs[i], (int(bias) % 2**32) << 32 | int(multiplier))
-    for _ in range((VECTOR_LATENCY if vector else IN_FLIGHT) - 1):
+    for _ in range((ISSUE_LATENCY + VECTOR_LATENCY if vector else IN_FLIGHT) - 1):
         await tick()
         ctx.set(result.constants, 0)
         for lhs in result.lhs:
@@ -177,12 +177,12 @@ def run(simulate, machine, case: Case, memory, pause: float = 0.0, plane_words: 
 
     async def testbench(ctx):
         async def tick():
-            memory.write(ctx, result.word)
+            memory.write(ctx, result)
             await memory.tick(ctx)
             return memory.now
 
         for _ in range(2):
-            memory.words, memory.writes = [int(word) for word in case.before], []
+            memory.words, memory.writes, memory.taken = [int(word) for word in case.before], [], []
             ctx.set(result.instruction, case.fields())
             ctx.set(result.start, 1)
             await tick()
@@ -196,7 +196,10 @@ def run(simulate, machine, case: Case, memory, pause: float = 0.0, plane_words: 
             while ctx.get(result.busy):
                 await tick()
                 assert memory.now < 50_000, "the stage hangs"
-            assert memory.now == memory.writes[-1][0] + RESULT_TO_END
+            assert memory.now == memory.taken[-1][0] + 1  # the last word has left
+            assert not ctx.get(result.writing)
+            while not memory.idle:
+                await tick()
 
     simulate(result, testbench)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hardware.timing import WALK_LATENCY
 from rtl.walk import PixelWalk
 
 MODULO = 1 << 32
@@ -65,13 +66,13 @@ async def load(ctx, walk, image: Image, number: int) -> None:
     ctx.set(walk.load, 1)
     await ctx.tick()
     ctx.set(walk.load, 0)
+    await ctx.tick().repeat(WALK_LATENCY - 1)
     ctx.set(walk.start, {"x": 1, "y": 2, "address": 3})
 
 
-def check(ctx, walk, image: Image, number: int, saved: int) -> None:
+def check(ctx, walk, image: Image, number: int) -> None:
     assert ctx.get(walk.address) == image.place(number)[2]
     assert ctx.get(walk.next_address) == image.place(number + image.count)[2]
-    assert ctx.get(walk.saved_address) == image.place(saved)[2]
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.5])
@@ -85,7 +86,7 @@ def test_addresses_are_those_of_divmod(simulate, pause):
             start = number = int(rng.integers(3 * image.width * image.height))
             await load(ctx, walk, image, number)
             for _ in range(60):
-                check(ctx, walk, image, number, start)
+                check(ctx, walk, image, number)
                 step = rng.random() >= pause
                 ctx.set(walk.step, step)
                 await ctx.tick()
@@ -105,9 +106,13 @@ def test_restore_goes_back_to_where_save_was(simulate):
         for image in random_images():
             number = saved = int(rng.integers(image.width * image.height))
             await load(ctx, walk, image, number)
+            action = "save"  # `load` saves, too
             for _ in range(60):
-                check(ctx, walk, image, number, saved)
+                check(ctx, walk, image, number)
+                just_saved = action == "save"
                 action = rng.choice(["step", "save", "restore", "pause"], p=[0.6, 0.1, 0.1, 0.2])
+                if action == "restore" and just_saved:
+                    action = "pause"
                 ctx.set(walk.step, action in ("step", "save"))
                 ctx.set(walk.save, action == "save")
                 ctx.set(walk.restore, action == "restore")

@@ -158,7 +158,7 @@ def test_a_wrong_reference_and_a_wrong_model_are_noticed(tiny, draw, monkeypatch
     for wrong in (replace(work[0], weights=work[0].weights ^ 1), replace(work[0], bipolar=not work[0].bipolar)):
         with pytest.raises(AssertionError):
             check([wrong, *work[1:]], results)
-    monkeypatch.setattr("hardware.cycles.RESULT_TO_END", 2)
+    monkeypatch.setattr("hardware.cycles.RESPONSE_TO_END", 2)
     again = run_on_rtl(work, tiny).layers
     assert [one.rtl_cycles for one in again] == [one.rtl_cycles for one in results]
     with pytest.raises(AssertionError):

@@ -11,6 +11,7 @@ from codesign.sampling import random_operands
 from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.instruction import ERROR_ILLEGAL_INSTRUCTION, ERROR_NONE, FIELDS, INSTRUCTION_WORDS, encode
+from hardware.registers import ErrorCode
 from sim.run import CYCLE_LIMIT, Job, MachineError, simulate_jobs
 
 
@@ -85,9 +86,13 @@ def test_a_machine_that_does_not_end_is_reported_with_the_job_and_the_limit(tiny
 
 
 @pytest.mark.parametrize("field", ["lhs_base", "port_0_start", "result_base"])
-def test_an_address_beyond_the_memory_is_reported_with_the_job(tiny, lowered, field):
-    with pytest.raises(MachineError, match="job 1: the machine used an address beyond its memory"):
-        simulate_jobs([job_of(lowered), job_of(lowered, **{field: 0xF000_0000})], tiny)
+def test_an_address_beyond_the_memory_stops_the_machine_and_the_next_job_runs(tiny, lowered, field):
+    jobs = [job_of(lowered), job_of(lowered, **{field: 0xF000_0000}), job_of(lowered)]
+    whole, stopped, again = simulate_jobs(jobs, tiny).outcomes
+    assert stopped.error == ErrorCode.ADDRESS_RANGE
+    assert stopped.error_address >= 0xF000_0000
+    assert (whole.error, again.error) == (ErrorCode.NONE, ErrorCode.NONE)
+    assert (whole.results == again.results).all()
 
 
 def test_a_simulator_that_dies_is_reported_with_its_log(tiny, lowered):
