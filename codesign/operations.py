@@ -231,6 +231,7 @@ class _Translation:
 
     def _pad(self, node: fx.Node) -> None:
         source, output = self._values(node, 0), self._value(node)
+        # Ignored below: fx types arguments as a union with None and numbers; of a pad they are integers.
         amounts = [*(node.args[1] if len(node.args) > 1 else node.kwargs["pad"]), 0, 0, 0, 0, 0, 0]  # type: ignore
         if len(self.shapes[node.name]) != 3:
             raise _refuse(node, "it pads flattened values")
