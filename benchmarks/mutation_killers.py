@@ -12,19 +12,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 
 from codesign.execution import run_on_rtl
-from codesign.integers import IntegerNetwork
 from codesign.networks import create_network
 from codesign.program import build_program
-from codesign.quantize import Calibration, QuantizedNetwork
 from codesign.sampling import random_operands
-from codesign.tracing import trace
 from hardware.accelerator import Accelerator
 from hardware.cycles import layer_cycles
 from hardware.schedule import schedule
-from policies.policy import Policy
 from sim.run import simulate_jobs
 
 TESTS = Path(__file__).parent.parent / "tests"
@@ -104,16 +99,6 @@ def _networks(accelerator: Accelerator) -> Iterator[tuple[str, Callable[[], None
     shape = suite.SHAPE
     image = suite.image_of(shape)
 
-    def quantized(module, shape, weights, activations, seed=0) -> IntegerNetwork:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            traced = trace(module().eval(), shape)
-            images = torch.randn(12, *shape)
-        count = len(traced.layers)
-        bits = (each if isinstance(each, list) else [each] * count for each in (weights, activations))
-        policy = Policy.from_bits("random", traced.layers, list(zip(*bits, strict=True)))
-        return IntegerNetwork(QuantizedNetwork(traced, policy, Calibration(traced, images)).eval())
-
     def prepare(networks, image):
         programs = [build_program(one[0], accelerator, tuple(image.shape[1:])) for one in networks]
         jobs = [suite.job_of(program, image) for program in programs]
@@ -126,14 +111,14 @@ def _networks(accelerator: Accelerator) -> Iterator[tuple[str, Callable[[], None
         return run
 
     listed = [
-        (quantized(module, shape, weights, activations), before[0] if before else None)
+        (suite.quantized_network(module, shape, weights, activations), before[0] if before else None)
         for module, weights, activations, *before in suite.NETWORKS.values()
     ]
     yield "test_program: a network gives the values of integer inference", prepare(listed, image)
-    widths = [(quantized(suite.Chain, shape, bits, 9 - bits, bits), None) for bits in range(1, 9)]
-    widths += [(quantized(suite.Chain, shape, bits, bits, bits), None) for bits in (1, 8)]
+    widths = [(suite.quantized_network(suite.Chain, shape, bits, 9 - bits, bits), None) for bits in range(1, 9)]
+    widths += [(suite.quantized_network(suite.Chain, shape, bits, bits, bits), None) for bits in (1, 8)]
     yield "test_program: every width of weights and activations", prepare(widths, image)
-    lenet = quantized(lambda: create_network("lenet", seed=0), (1, 8, 8), 4, 4)
+    lenet = suite.quantized_network(lambda: create_network("lenet", seed=0), (1, 8, 8), 4, 4)
     yield "test_program: lenet", prepare([(lenet, None)], suite.image_of((1, 8, 8)))
 
 

@@ -152,16 +152,17 @@ class _Ring:
 class _ReadChannel:
     """The fetch stage and the read channel: tiles in fetch order, each waiting for buffer space.
 
-    A request waits in the skid register until the memory has accepted the address of the one before, and in the AXI
-    unit until it accepts its own; so the fetch stage is up to two requests ahead.
+    A request waits in the skid register, then in the first of the AXI unit's two registers, each until the one before
+    has moved on, and in the second one until the memory accepts its address; so the fetch stage is up to three
+    requests ahead.
     """
 
     def __init__(self, work: Pass, memory: Memory, stages_start: int, channel_free: int):
         self._work, self._memory = work, memory
         self._offer = stages_start + WALK_LATENCY
         """Cycle in which the next tile's first request can come at the earliest."""
-        self._room = self._address = 0
-        """Cycles from which on the skid register takes the next request, and the AXI unit does."""
+        self._room = self._moved = self._address = 0
+        """Cycles from which on the skid register takes the next request, and the AXI unit's registers do."""
         self.free = channel_free
         self.lhs, self.rhs = _Ring(work.lhs_depth), _Ring(work.rhs_depth)
 
@@ -180,15 +181,18 @@ class _ReadChannel:
         """Requests of ``words`` words each."""
         occupied = words * self._memory.cycles_per_word
         begun = offered = max(self._offer, space)
-        alone = min(requests, 4)
+        alone = min(requests, 5)
         for _ in range(alone):
             asked = max(offered, self._room)
-            taken = max(asked, self._address)
-            self._address = max(taken + REQUEST_TO_ADDRESS, self.free)
+            taken = max(asked, self._moved)
+            self._moved = max(taken + 1, self._address)
+            self._address = max(self._moved + REQUEST_TO_ADDRESS - 1, self.free)
             self.free = self._address + occupied
             self._room, offered = taken + 1, asked + 1
         more = (requests - alone) * occupied  # by now the memory sets the pace
-        self.free, self._address, self._room = self.free + more, self._address + more, self._room + more
+        self.free, self._address, self._moved, self._room = (
+            cycle + more for cycle in (self.free, self._address, self._moved, self._room)
+        )
         self._offer = max(asked + more + TILE_INTERVAL, begun + TILE_TO_TILE)
         last_word = self.free - self._memory.cycles_per_word + ADDRESS_TO_WORD + self._memory.latency + WORD_LATENCY
         return last_word + WORD_TO_READY

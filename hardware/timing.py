@@ -7,7 +7,7 @@
 START_TO_REQUEST = 1
 """Start strobe (or the end of the last instruction) to the request for the instruction's words."""
 
-REQUEST_TO_ADDRESS = 1
+REQUEST_TO_ADDRESS = 2
 """Read request to its address on the bus."""
 
 ADDRESS_TO_WORD = 1
@@ -16,10 +16,10 @@ ADDRESS_TO_WORD = 1
 WORD_LATENCY = 1
 """Word on the bus to sequencer and fetch seeing it."""
 
-INSTRUCTION_TO_STAGES = 2
+INSTRUCTION_TO_STAGES = 3
 """Last instruction word to fetch, execute and result working on it."""
 
-WALK_LATENCY = 5
+WALK_LATENCY = 6
 """Fetch working on an instruction to its first place in memory, and so to its first request."""
 
 WORD_TO_READY = 3
@@ -28,7 +28,7 @@ WORD_TO_READY = 3
 READY_TO_STEP = 1
 """A tile seen as ready to its first step being taken, if the array waits for it."""
 
-DISPATCH_INTERVAL = 3
+DISPATCH_INTERVAL = 4
 """Cycles between two tiles being taken by the execute stage, at least."""
 
 ISSUE_LATENCY = 1
@@ -37,17 +37,17 @@ ISSUE_LATENCY = 1
 STEP_TO_FREE = 1
 """Last step that reads a tile taken to the fetch stage being told that its entries are free."""
 
-FREE_TO_REQUEST = 4
+FREE_TO_REQUEST = 5
 """From there to the request that waits for them."""
 
 TILE_INTERVAL = 2
 """Last request of a tile to the first one of the next ..."""
 
-TILE_TO_TILE = 3
+TILE_TO_TILE = 4
 """... which is also at least so many cycles behind the first one of that tile."""
 
-VECTOR_LATENCY = 4
-"""Last step of a group at the vector unit's inputs to its totals: buffer, selection, accumulation, gathering 1 each."""
+VECTOR_LATENCY = 5
+"""Last step of a group at the vector unit's inputs to its totals: buffer 2, selection, accumulation, gathering."""
 
 SUMS_TO_COLUMN = 1
 """Sums complete to their first column leaving the result registers."""
@@ -56,8 +56,9 @@ COLUMN_TO_FREE = 1
 """A column leaving the result registers, such that the rest will have left before the next tile's sums can come, to
 the execute stage seeing the registers as free."""
 
-COLUMN_TO_SUM_WORD = 2
-"""First column leaving the registers to its first word of raw sums being asked for by the drain."""
+COLUMN_TO_SUM_WORD = 3
+"""First column leaving the registers, which follow a cycle behind, to its first word of raw sums being asked for by the
+drain."""
 
 COLUMN_TO_VALUE_WORD = COLUMN_TO_SUM_WORD + 7
 """The same for values: multiplication, addition, saturation."""
@@ -77,7 +78,7 @@ VALUES_TO_PLANES = 2
 WRITE_QUEUE = 8
 """Words between the drain and the AXI unit: being read from the buffers, and read."""
 
-ISSUE_TO_WRITER = 5
+ISSUE_TO_WRITER = 6
 """Word asked for by the drain to the AXI unit taking it."""
 
 WRITER_TO_BEAT = 1
@@ -86,15 +87,15 @@ WRITER_TO_BEAT = 1
 WRITE_RESPONSE = 1
 """Last beat of a burst accepted to its response; a property of the simulated memory."""
 
-RESPONSE_TO_END = 1
+RESPONSE_TO_END = 2
 """Last response to the sequencer ending the instruction."""
 
-BUFFER_LATENCY = 1
+BUFFER_LATENCY = 2
 """Array step to its operands out of the buffers."""
 
 
 def popcount_latency(dk: int) -> int:
-    """Operands in the array's registers to their count: low bits of the products, levels of counters, adder.
+    """Operands at the array's inputs to their count: low bits of the products, levels of counters, adder.
 
     Raises
     ------
@@ -105,8 +106,8 @@ def popcount_latency(dk: int) -> int:
 
 
 def array_latency(dk: int) -> int:
-    """Step at the array's inputs to its sum in the accumulator: buffer, operand register 1, popcount, add 1."""
-    return BUFFER_LATENCY + 1 + popcount_latency(dk) + 1
+    """Step at the array's inputs to its sum in the accumulator: buffer, popcount, add 1."""
+    return BUFFER_LATENCY + popcount_latency(dk) + 1
 
 
 def sums_latency(dk: int) -> int:

@@ -1,6 +1,6 @@
 """The whole machine: engine, AXI units of its memory ports, registers and control, with flat port names."""
 
-from amaranth.hdl import Cat, Module, ResetInserter
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal
 from amaranth.lib.wiring import Component, Out, Signature, connect
 
 from hardware.accelerator import Accelerator
@@ -43,7 +43,10 @@ class BitSerialAccelerator(Component):
         m.submodules.registers = registers = RegisterFile()
         m.submodules.control = control = Control()
         engine = Engine(self._accelerator)
-        m.submodules.engine = ResetInserter(control.flush)(engine)
+        m.submodules.engine = DomainRenamer("engine")(engine)
+        # Its reset is a register and nothing else: thousands of registers hang on it.
+        m.domains.engine = ClockDomain(local=True)
+        m.d.comb += [ClockSignal("engine").eq(ClockSignal()), ResetSignal("engine").eq(control.engine_reset)]
         units = []
         for port in self._reads:
             reader = m.submodules[f"reader_{port}"] = AxiReader()
@@ -61,7 +64,7 @@ class BitSerialAccelerator(Component):
             m.d.comb += [
                 unit.base.eq(registers.memory_base * PAGE_BYTES),
                 unit.limit.eq(registers.memory_words),
-                unit.halt.eq(control.flush),
+                unit.halt.eq(control.halt),
             ]
         m.d.comb += [
             engine.write.idle.eq(writer.idle),
@@ -70,7 +73,6 @@ class BitSerialAccelerator(Component):
             control.engine_busy.eq(engine.busy),
             control.engine_error.eq(engine.error),
             control.instruction.eq(engine.index),
-            control.bus_idle.eq(Cat(unit.idle for unit, _ in units).all()),
             self.interrupt.eq(registers.interrupt),
         ]
         self._registers(m, registers, control)
@@ -100,11 +102,11 @@ class BitSerialAccelerator(Component):
         ]
 
     def _watch(self, m, control, engine, units) -> None:
-        """Errors, progress and activity of all units to control."""
-        m.d.comb += control.bus_error.eq(Cat(unit.error for unit in units).any())
+        """Errors, progress and activity of all units to control, a cycle later: they come from far away."""
+        m.d.sync += control.bus_error.eq(Cat(unit.error for unit in units).any())
         for unit in reversed(units):  # the first one wins
             with m.If(unit.error):
-                m.d.comb += [
+                m.d.sync += [
                     control.bus_error_code.eq(unit.error_code),
                     control.bus_error_address.eq(unit.error_address),
                 ]
@@ -115,7 +117,8 @@ class BitSerialAccelerator(Component):
             transfers += [reader.axi.arvalid & reader.axi.arready, reader.axi.rvalid]
             waits.append(~reader.idle & ~reader.axi.rvalid)
         activity = engine.activity
-        m.d.comb += [
+        m.d.sync += [
+            control.bus_idle.eq(Cat(unit.idle for unit in units).all()),
             control.progress.eq(Cat(transfers, activity.array_step, activity.vector_step).any()),
             control.count.eq(
                 Cat(

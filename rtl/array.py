@@ -49,7 +49,8 @@ class BitSerialArray(Component):
 
     Members
     -------
-    lhs, rhs: ``dm`` and ``dn`` vectors of ``dk`` bits, one cycle after the step they belong to (buffer read).
+    lhs, rhs: ``dm`` and ``dn`` vectors of ``dk`` bits from registers, `hardware.timing.BUFFER_LATENCY` cycles after the
+        step they belong to.
     step: the step's control bits, in the cycle of the buffer address.
     sums: ``dn x dm`` accumulators, index ``column * dm + row``, signed.
     column_sums: ``dn`` sums of the activations, signed; only if ``bipolar``.
@@ -87,14 +88,12 @@ class BitSerialArray(Component):
         adding, before = steps[-1], steps[-2]
         m.d.sync += self.sums_valid.eq(valid[-1] & adding.last)
 
-        # Memories are slow to read and every bit goes to a whole row or column of units: a register of its own.
-        lhs, rhs, lhs_again, rhs_again = (
+        lhs_again, rhs_again = (
             [Signal(dk, name=f"{name}_{i}") for i in range(count)]
-            for name, count in (("lhs_now", dm), ("rhs_now", dn), ("lhs_again", dm), ("rhs_again", dn))
+            for name, count in (("lhs_again", dm), ("rhs_again", dn))
         )
-        for now, again, vectors in ((lhs, lhs_again, self.lhs), (rhs, rhs_again, self.rhs)):
-            for i, vector in enumerate(vectors):
-                m.d.sync += [now[i].eq(vector), again[i].eq(now[i])]
+        for again, vectors in ((lhs_again, self.lhs), (rhs_again, self.rhs)):
+            m.d.sync += [one.eq(vector) for one, vector in zip(again, vectors, strict=True)]
 
         # Registers: a whole array of accumulators hangs on each.
         takes_part = Signal()
@@ -107,8 +106,8 @@ class BitSerialArray(Component):
                 unit = f"unit_{row}_{column}"
                 m.submodules[unit] = popcount = Popcount(dk, stages)
                 m.d.comb += [
-                    popcount.left.eq(lhs[row]),
-                    popcount.right.eq(rhs[column]),
+                    popcount.left.eq(self.lhs[row]),
+                    popcount.right.eq(self.rhs[column]),
                     popcount.left_again.eq(lhs_again[row]),
                     popcount.right_again.eq(rhs_again[column]),
                     popcount.negate.eq(before.negate),
@@ -119,7 +118,7 @@ class BitSerialArray(Component):
         for column in range(dn) if self._bipolar else ():
             unit = f"column_{column}"
             m.submodules[unit] = popcount = Popcount(dk, stages, masked=False)
-            m.d.comb += [popcount.left.eq(rhs[column]), popcount.negate.eq(before.column_negate)]
+            m.d.comb += [popcount.left.eq(self.rhs[column]), popcount.negate.eq(before.column_negate)]
             control = (column_takes_part, adding.column_clear, adding.column_shift)
             m.d.comb += self.column_sums[column].eq(self._accumulate(m, f"{unit}_sum", *control, popcount.count))
         return m

@@ -4,12 +4,14 @@ Both units take requests in words of the data width, add the memory's base addre
 incrementing, of full-width beats, at most `BURST_BEATS` long, and never cross a 4 KB page; the ID is 0 (no ID signals).
 
 Timing: `ADDRESS_LATENCY` cycles from a request to its first address; bursts and requests follow each other without a
-bubble: a slave that takes an address only with the last beat of the burst before sees one beat in every cycle, even
-when each request is of one word.
+bubble, one address in every cycle if the slave takes them, even when each request is of one word. A read slave may take
+an address as late as with the last beat of the burst before and still give one beat in every cycle. So may a write
+slave, but for bursts of one word: it gets one beat in every cycle if it takes an address before the last beat of the
+burst before, and two in three cycles otherwise.
 
-Halt: from the first cycle of ``halt`` on no address appears that did not already wait for the slave. Bursts that have
-started end as AXI demands, then ``idle`` rises. When ``halt`` has fallen too, the unit is as after reset; ``halt`` may
-be one cycle long. What was not yet started of a request is forgotten.
+Halt: from the first cycle of ``halt`` on no address appears that did not already wait for the slave, and no request and
+no word is taken. Bursts that have started end as AXI demands, then ``idle`` rises. When ``halt`` has fallen too, the
+unit is as after reset; ``halt`` may be one cycle long. What was not yet started of the requests is forgotten.
 
 Source: ARM IHI 0022 (AMBA AXI protocol), chapters A3 (handshakes, bursts) and A5 (ordering with one ID).
 """
@@ -28,11 +30,11 @@ OUTSTANDING = 1024
 latency that `hardware.accelerator.Memory` allows."""
 AHEAD = 4
 """Write bursts whose addresses may go ahead of their data."""
-ADDRESS_LATENCY = 1
+ADDRESS_LATENCY = 2
 """Request to its first address on the bus, when no other request is in the way."""
 WORD_LATENCY = 1
 """Word taken by the writer to its beat on the bus."""
-REQUEST_TO_BEAT = 2
+REQUEST_TO_BEAT = 4
 """Request to its first write beat on the bus, when its word waits and nothing else is in the way."""
 
 BYTE_ADDRESS_BITS = 32
@@ -83,21 +85,31 @@ class BurstSplitter(Component):
     -------
     base, limit: the memory; see `AxiReader`.
     stop: start no burst and take no request; a burst that waits for the slave stays, everything else is forgotten.
-    hold: start no burst yet.
+    hold: start no burst yet; requests are taken.
     burst: the bursts in order.
     started: strobe, first cycle of a burst on ``burst``.
-    refused: strobe, the request taken a cycle ago reaches beyond ``limit`` or is of no words. It and what follows wait
-        for ``stop``.
-    refusing: the request held was refused; word: its first word, base not included.
+    refused: strobe, the request that is first since this cycle reaches beyond ``limit`` or is of no words. It and the
+        next one, if that is taken, wait for ``stop``.
+    refusing: the first request was refused; word: its first word, base not included, while ``refused``.
     empty: no request is held.
-    left: words of the request from the burst on ``burst`` to its end; single: the burst is of one word.
+    left: words of the first request from the burst on ``burst`` to its end.
+
+    A request passes two registers and is next and first in them, for a cycle at least. In the first register its
+    distance to the limit is known, in the second one whether it keeps to it and whether it needs more than one burst.
 
     Latency: `ADDRESS_LATENCY`. Throughput: one burst per cycle.
     """
 
     def __init__(self, word_bytes: int):
         self._word_bytes = word_bytes
+        # The next request, and how many words are left from its first one to the limit.
+        self.asked = Signal()
+        self.next_request = Signal(READ_REQUEST)
+        self.to_limit = Signal(signed(ADDRESS_BITS + 2))
+        # The longest burst from where the first request is now, whether it goes on, the longest burst behind that one.
         self.room = Signal(BEATS_BITS)
+        self.more = Signal()
+        self.room_behind = Signal(BEATS_BITS)
         super().__init__(
             {
                 "request": In(stream.Signature(READ_REQUEST)),
@@ -112,7 +124,6 @@ class BurstSplitter(Component):
                 "word": Out(ADDRESS_BITS),
                 "empty": Out(1, init=1),
                 "left": Out(LENGTH_BITS),
-                "single": Out(1),
             }
         )
 
@@ -121,59 +132,67 @@ class BurstSplitter(Component):
         page_bits = (PAGE_BYTES // self._word_bytes).bit_length() - 1
         byte_bits = self._word_bytes.bit_length() - 1
         request, burst = self.request, self.burst
-        held = Signal()
+        asked, next_request, to_limit = self.asked, self.next_request, self.to_limit
+        taken = Signal()
+        moves = Signal()  # from next to first
+        moved = Signal()
+        held = Signal()  # there is a first one
         waits = Signal()
-        just_taken = Signal()
         address = Signal(ADDRESS_BITS)  # of a word, base included
-        # no words; words from the request's end to the limit
-        none = Signal()
-        slack = Signal(signed(ADDRESS_BITS + 2))
         base = Cat(Const(0, page_bits), self.base[page_bits + byte_bits :])
 
         # A burst ends with the request, after BURST_BEATS, or at the page's end: a matter of the lowest bits only.
         log_beats = BURST_BEATS.bit_length() - 1
-        room, more = self.room, Signal()  # the longest burst from here; the request goes on behind it
+        room, more, room_behind = self.room, self.more, self.room_behind
 
-        def longest(low, last_lines: int):
-            """Words from an address to its page's end if it lies in its last ``BURST_BEATS``, told by its line."""
-            return Mux(low[log_beats:] == last_lines, BURST_BEATS - low[:log_beats], BURST_BEATS)
+        def longest(low, line: int):
+            """Words from an address to its page's end, if it lies in that line of ``BURST_BEATS``."""
+            return Mux(low[log_beats:] == line, BURST_BEATS - low[:log_beats], BURST_BEATS)
 
-        lines = PAGE_BYTES // self._word_bytes // BURST_BEATS
+        def longer(words, beats):
+            """More ``words`` than ``beats``, which are a few."""
+            return words[len(beats) :].any() | (words[: len(beats)] > beats)
+
+        last_line = PAGE_BYTES // self._word_bytes // BURST_BEATS - 1
         m.d.comb += [
-            more.eq(self.left > room),
-            self.single.eq((self.left == 1) | (room == 1)),
             burst.valid.eq(held & (waits | ~(self.refusing | self.stop | self.hold))),
             burst.payload.address.eq(address << byte_bits),
             burst.payload.beats.eq(Mux(more, room, self.left)),
             self.started.eq(burst.valid & ~waits),
-            self.empty.eq(~held),
-            self.refusing.eq(none | (slack < 0)),
-            self.refused.eq(just_taken & self.refusing),
+            self.empty.eq(~(held | asked)),
+            self.refused.eq(moved & self.refusing),
             self.word.eq(address - base),
         ]
         m.d.sync += waits.eq(burst.valid & ~burst.ready)
         with m.If(burst.valid & burst.ready):
             m.d.sync += [address.eq(address + room), self.left.eq(self.left - room)]  # if there are more
-            m.d.sync += room.eq(longest(address[:page_bits], lines - 2))  # now in the last line but one
+            m.d.sync += [room.eq(room_behind), room_behind.eq(longest(address[:page_bits], last_line - 2))]
+            m.d.sync += more.eq(longer(self.left, room + room_behind))
             with m.If(~more):
                 m.d.sync += held.eq(0)
         with m.If(self.stop & ~(burst.valid & ~burst.ready)):
             m.d.sync += held.eq(0)
 
-        taken, words = Signal(), request.payload.words
+        words, low = next_request.words, next_request.address[:page_bits]
+        first_room = Signal.like(room)
         m.d.comb += [
-            request.ready.eq(~self.stop & (~held | (burst.valid & burst.ready & ~more))),
+            first_room.eq(longest(low, last_line)),
+            moves.eq(asked & ~self.stop & (~held | (burst.valid & burst.ready & ~more))),
+            request.ready.eq(~self.stop & (~asked | moves)),
             taken.eq(request.valid & request.ready),
         ]
-        m.d.sync += just_taken.eq(taken)
+        m.d.sync += [moved.eq(moves), asked.eq(~self.stop & (taken | (asked & ~moves)))]
         with m.If(taken):
+            m.d.sync += [next_request.eq(request.payload), to_limit.eq(self.limit - request.payload.address)]
+        with m.If(moves):
             m.d.sync += [
                 held.eq(1),
-                none.eq(words == 0),
-                slack.eq(self.limit - request.payload.address - words),
+                self.refusing.eq((words == 0) | (to_limit < words)),
                 self.left.eq(words),
-                address.eq(base + request.payload.address),
-                room.eq(longest(request.payload.address[:page_bits], lines - 1)),
+                more.eq(longer(words, first_room)),
+                address.eq(base + next_request.address),
+                room.eq(first_room),
+                room_behind.eq(longest(low, last_line - 1)),
             ]
         return m
 
@@ -189,6 +208,13 @@ def _stop(m: Module, halt: Signal, idle: Signal) -> Signal:
     m.d.comb += stop.eq(halt | stopping)
     m.d.sync += stopping.eq(stop & ~idle)
     return stop
+
+
+def _full(m: Module, outstanding: Signal) -> Signal:
+    """No burst may be started: seen a cycle late, so one may begin when but one is left."""
+    full = Signal()
+    m.d.sync += full.eq(outstanding >= OUTSTANDING - 1)
+    return full
 
 
 def _connect_address(m: Module, unit: Component, prefix: str, cache: int, protection: int) -> None:
@@ -242,8 +268,10 @@ class AxiReader(Component):
     halt: see the module. Words that come during it are swallowed.
     idle: no request is held and no word is owed.
     error: strobe, with ``error_code`` READ_ERROR (a beat came with SLVERR or DECERR; it is passed on all the same) or
-        ADDRESS_RANGE (the request taken a cycle ago reaches beyond the limit or has no words: nothing of it is
-        issued, and nothing after it until ``halt``; ``error_address`` is its word address).
+        ADDRESS_RANGE (a request reaches beyond the limit or has no words: nothing of it is issued, and nothing after it
+        until ``halt``, though one more request may be taken; ``error_address`` is its word address). A request is
+        refused two cycles after it was taken, or the cycle after the last address of those before it was, if that is
+        later.
 
     Latency: `ADDRESS_LATENCY` from request to AR, none from R to word. Throughput: one burst and one word per cycle.
     """
@@ -278,9 +306,10 @@ class AxiReader(Component):
         m.submodules.splitter = splitter = self.splitter
         _connect_address(m, self, "ar", self._cache, self._protection)
         stop = _stop(m, self.halt, self.idle)
+        full = _full(m, self.outstanding)
         m.d.comb += [
             splitter.stop.eq(stop),
-            splitter.hold.eq(self.outstanding == OUTSTANDING),
+            splitter.hold.eq(full),
             self.idle.eq(splitter.empty & (self.outstanding == 0)),
             axi.rready.eq(1),
             self.word.valid.eq(axi.rvalid & ~stop),
@@ -296,18 +325,16 @@ class LengthQueue(Component):
 
     Members
     -------
-    push, push_last, push_single: strobe, a burst has started; index of its last beat; whether that is 0, which is known
-        earlier. Only when not ``full``.
+    push, push_last: strobe, a burst has started; index of its last beat. Only when not ``full``.
     pop: strobe, the first one is done. Only when not ``empty``.
     beat, last: whether this is the last beat of the first burst.
     level: bursts held, this cycle's push not counted.
 
-    Latency: none, a length may be popped in the cycle in which it is pushed. Throughput: a push and a pop per cycle.
+    Latency: a length may be popped a cycle after it was pushed. Throughput: a push and a pop per cycle.
     """
 
     push: In(1)
     push_last: In(BEATS_BITS - 1)
-    push_single: In(1)
     pop: In(1)
     beat: In(BEATS_BITS - 1)
     last: Out(1)
@@ -322,9 +349,9 @@ class LengthQueue(Component):
     def elaborate(self, platform):
         m = Module()
         m.d.comb += [
-            self.last.eq(Mux(self.level == 0, self.push_single, self.beat == self.entries[0])),
+            self.last.eq(self.beat == self.entries[0]),
             self.full.eq(self.level == AHEAD),
-            self.empty.eq((self.level == 0) & ~self.push),
+            self.empty.eq(self.level == 0),
         ]
         m.d.sync += self.level.eq(self.level + self.push - self.pop)
         for i, entry in enumerate(self.entries):
@@ -339,7 +366,7 @@ class LengthQueue(Component):
 class AxiWriter(Component):
     """Writes memory through AW, W and B.
 
-    Up to `AHEAD` addresses go ahead of their data; a burst's first beat comes at least one cycle after its address.
+    Up to `AHEAD` addresses go ahead of their data; a burst's first beat comes at least two cycles after its address.
 
     Parameters
     ----------
@@ -389,12 +416,12 @@ class AxiWriter(Component):
         m.submodules.lengths = lengths = self.lengths
         _connect_address(m, self, "aw", self._cache, self._protection)
         stop = _stop(m, self.halt, self.idle)
+        full = _full(m, self.outstanding)
         m.d.comb += [
             splitter.stop.eq(stop),
-            splitter.hold.eq(lengths.full | (self.outstanding == OUTSTANDING)),
+            splitter.hold.eq(lengths.full | full),
             lengths.push.eq(splitter.started),
             lengths.push_last.eq(splitter.burst.payload.beats - 1),
-            lengths.push_single.eq(splitter.single),
             lengths.beat.eq(self.beat),
             self.idle.eq(splitter.empty & (self.outstanding == 0)),
             axi.bready.eq(1),

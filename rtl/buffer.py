@@ -27,7 +27,8 @@ def buffer_write(vectors: int, entries: int, lanes: int) -> data.StructLayout:
 class OperandBuffer(Component):
     """``vectors`` memories of ``entries`` x ``dk`` bits, written a word at a time, read all at one address.
 
-    Latency: 1 cycle from ``entry`` to ``vectors``; a word written in one cycle is read from the next on.
+    Latency: `hardware.timing.BUFFER_LATENCY` cycles from ``entry`` to ``vectors``: a block RAM takes most of a cycle,
+    so its output goes to a register and nowhere else. A word written in one cycle is read from the next on.
     Throughput: one write and one read per cycle.
     """
 
@@ -61,6 +62,6 @@ class OperandBuffer(Component):
                 write.data.eq(Cat(words)),
                 read.en.eq(1),
                 read.addr.eq(self.entry),
-                self.vectors[i].eq(read.data),
             ]
+            m.d.sync += self.vectors[i].eq(read.data)
         return m

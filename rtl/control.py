@@ -4,19 +4,22 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 
 from hardware.registers import COUNTER_BITS, ErrorCode
+from rtl.countdown import Countdown
 from rtl.engine import INDEX_BITS
 from rtl.interface import ADDRESS_BITS
 
 COUNTERS = ("cycles", "fetch_busy", "execute_busy", "array_steps", "result_busy", "read_stall", "write_stall")
 """Registers that count cycles, see `hardware.registers`; ``cycles`` counts the others' and its own."""
 WATCHDOG_BITS = 32
+FLUSH_CYCLES = 16
+"""The pipelines of array and vector unit have no reset; in so many cycles they run empty."""
 
 
 class Control(Component):
     """What the registers `control`, `status` and the counters do.
 
-    An error, and a soft reset, stop the program: from the next cycle on ``flush`` resets the engine and halts the AXI
-    units, until all of them are idle. The engine starts afresh with the next start.
+    An error, and a soft reset, stop the program: the AXI units are halted and the engine is reset until all units are
+    idle, and for `FLUSH_CYCLES` at least. The engine starts afresh with the next start.
 
     Members
     -------
@@ -26,7 +29,8 @@ class Control(Component):
     bus_error, bus_error_code, bus_error_address: strobe and what some AXI unit says with it.
     bus_idle: all AXI units are idle.
     progress: a transfer on a memory port, or a step.
-    flush: reset the engine, halt the AXI units.
+    engine_reset, halt: to the engine and the AXI units; registers, as all of the engine hangs on them. The units are
+        halted from a cycle before the reset to its end, so no word of a stopped program reaches them.
     count: strobes of `COUNTERS` but the first, in their order; totals: of all of them.
 
     Latency: a start reaches the engine in the same cycle; done one cycle after ``engine_busy`` has fallen.
@@ -54,7 +58,8 @@ class Control(Component):
                 "bus_error_address": In(ADDRESS_BITS),
                 "bus_idle": In(1),
                 "progress": In(1),
-                "flush": Out(1),
+                "engine_reset": Out(1, init=1),
+                "halt": Out(1, init=1),
                 "count": In(len(COUNTERS) - 1),
                 **{f"total_{name}": Out(COUNTER_BITS) for name in COUNTERS},
             }
@@ -68,17 +73,19 @@ class Control(Component):
         timeout = Signal()
         failed = Signal()
         code = Signal(ErrorCode)
-        m.d.comb += timeout.eq((self.watchdog != 0) & (quiet >= self.watchdog))
+        m.d.sync += timeout.eq(running & (self.watchdog != 0) & (quiet >= self.watchdog))
         m.d.sync += quiet.eq(Mux(running & ~self.progress, quiet + 1, 0))
 
         with m.If(self.start & self.busy & ~self.soft_reset):
             m.d.comb += self.error_set.eq(1)
             with m.If(self.error_code == ErrorCode.NONE):
                 m.d.sync += self.error_code.eq(ErrorCode.START_WHILE_BUSY)
-        # A register, because it resets everything.
         stop = Signal()
-        m.d.sync += self.flush.eq(stop)
-        m.d.comb += self.resetting.eq(self.flush)
+        stopping = Signal()
+        stopped = Countdown("stop", FLUSH_CYCLES.bit_length())
+        m.d.sync += [stopping.eq(stop), self.engine_reset.eq(stopping)]
+        m.d.sync += self.halt.eq(stop | stopping)
+        m.d.comb += self.resetting.eq(stopping)
         with m.FSM() as fsm:
             m.d.comb += [running.eq(fsm.ongoing("RUN")), self.busy.eq(~fsm.ongoing("IDLE"))]
             with m.State("IDLE"):
@@ -109,11 +116,17 @@ class Control(Component):
                     m.d.comb += self.done_set.eq(1)
                     m.next = "IDLE"
             with m.State("STOP"):
-                with m.If(self.bus_idle):
+                with m.If(~stopped.last):
+                    m.d.sync += stopped.step()
+                with m.If(self.bus_idle & stopped.last):
                     m.d.comb += self.done_set.eq(stopped_program)
-                    m.next = "IDLE"
+                    m.next = "STOPPED"
                 with m.Else():
                     m.d.comb += stop.eq(1)
+            with m.State("STOPPED"):  # the engine is still in reset
+                m.next = "IDLE"
+        with m.If(stop & ~stopping):
+            m.d.sync += stopped.begin(FLUSH_CYCLES)
         with m.If(self.soft_reset):
             self._forget_errors(m)
 

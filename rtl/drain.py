@@ -18,7 +18,7 @@ JOB = data.StructLayout({"columns": 8, "plane_columns": 8, "last_in_group": 1, "
 PICK = data.StructLayout(
     {"valid": 1, "planes": 1, "word": 8, "plane": 3, "masked": 1, "odd": 1, "first": 1, "run": WRITE_REQUEST}
 )
-"""A word that is being read: from the plane buffer or a column, which one, and the run that it may be the first of."""
+"""A word to be read: from the plane buffer or a column, which one, and the run that it may be the first of."""
 
 
 class WriteQueue(Component):
@@ -26,9 +26,10 @@ class WriteQueue(Component):
 
     Members
     -------
-    pick: a word whose column or planes are on the buffers' outputs in this cycle; only if there was ``room``.
+    pick: the word that is asked for in this cycle, if it is ``valid``; only if there is ``room``.
     room: another word may be asked for, whatever is already on its way. empty: none is.
-    column, plane_data: from the buffers. write_values: columns hold values, not sums.
+    arriving: the word asked for two cycles ago. column, plane_data: its column or word of a plane, from the buffers.
+    write_values: columns hold values, not sums.
     request, word: see `rtl.interface.WRITE_CHANNEL`.
 
     Latency: `hardware.timing.ISSUE_TO_WRITER` from asking the buffers to the word being offered, the first of a run
@@ -41,9 +42,9 @@ class WriteQueue(Component):
         super().__init__(
             {
                 "pick": In(PICK),
-                "asked": In(1),
                 "room": Out(1, init=1),
                 "empty": Out(1),
+                "arriving": Out(PICK),
                 "column": In(dm * ACCUMULATOR_BITS),
                 "plane_data": In(WORD_BITS),
                 "write_values": In(1),
@@ -53,35 +54,40 @@ class WriteQueue(Component):
 
     def elaborate(self, platform):
         m = Module()
-        pick = self.pick
+        reading = Signal(PICK)
+        pick = Signal(PICK)
         requests = m.submodules.requests = fifo.SyncFIFOBuffered(width=WRITE_REQUEST.size, depth=WRITE_QUEUE)
         words = m.submodules.words = fifo.SyncFIFOBuffered(width=WRITE_WORD.size, depth=WRITE_QUEUE)
+        part = Signal(WORD_BITS)
+        planes = Signal(WORD_BITS)
         chosen = Signal(WRITE_WORD)
         word = Signal(WRITE_WORD)
-        run = Signal(WRITE_REQUEST)
         valid = Signal()
-        first = Signal()
-        m.d.comb += [
-            chosen.data.eq(Mux(pick.planes, self.plane_data, part_of(self.column, pick.word, WORD_BITS))),
-            chosen.strobe.eq(~0),
+        m.d.sync += [
+            reading.eq(self.pick),
+            self.arriving.eq(reading),
+            pick.eq(self.arriving),
+            part.eq(part_of(self.column, self.arriving.word, WORD_BITS)),
+            planes.eq(self.plane_data),
         ]
+        m.d.comb += [chosen.data.eq(Mux(pick.planes, planes, part)), chosen.strobe.eq(~0)]
         if self._dm < VALUE_LANES:  # two row tiles share a word of values
             with m.If(self.write_values & ~pick.planes):
                 m.d.comb += [
-                    chosen.data.eq(self.column[: WORD_BITS // 2].replicate(2)),
+                    chosen.data.eq(part[: WORD_BITS // 2].replicate(2)),
                     chosen.strobe.eq(Mux(pick.odd, 0xF0, 0x0F)),
                 ]
-        m.d.sync += [word.eq(chosen), run.eq(pick.run), valid.eq(pick.valid), first.eq(pick.first)]
+        m.d.sync += [word.eq(chosen), valid.eq(pick.valid)]
 
-        # A request leaves before its words do, so it finds room where they do.
+        # A request goes ahead of its words, and leaves before they do, so it finds room where they do.
         left = Signal(range(WRITE_QUEUE + 1), init=WRITE_QUEUE)
         popped = Signal()
         after = Signal.like(left)
         m.d.comb += [
             words.w_data.eq(word),
             words.w_en.eq(valid),
-            requests.w_data.eq(run),
-            requests.w_en.eq(valid & first),
+            requests.w_data.eq(reading.run),
+            requests.w_en.eq(reading.valid & reading.first),
             self.word.payload.eq(words.r_data),
             self.word.valid.eq(words.r_rdy),
             words.r_en.eq(self.word.ready),
@@ -89,7 +95,7 @@ class WriteQueue(Component):
             self.request.valid.eq(requests.r_rdy),
             requests.r_en.eq(self.request.ready),
             popped.eq(self.word.valid & self.word.ready),
-            after.eq(left + popped - self.asked),
+            after.eq(left + popped - self.pick.valid),
             self.empty.eq(left == WRITE_QUEUE),
         ]
         m.d.sync += [left.eq(after), self.room.eq(after != 0)]
@@ -106,8 +112,8 @@ class Drain(Component):
     job_done: strobe, its last word has been asked for; ``last``: it was the instruction's last.
     empty: every word asked for has left.
     request, word: see `rtl.interface.WRITE_CHANNEL`: a run is one column's sums or values, or one pixel's bit planes.
-    read_column, column: from the ring of columns, one cycle later.
-    read_word: to the plane buffer; plane, masked, plane_data: one cycle later, see `rtl.planes.PlaneBuffer`.
+    read_column, column: from the ring of columns, two cycles later.
+    read_word: to the plane buffer; plane, masked, plane_data: two cycles later, see `rtl.planes.PlaneBuffer`.
 
     Latency: `hardware.timing.NEXT_JOB` between jobs. Throughput: one word per cycle.
     """
@@ -195,9 +201,8 @@ class Drain(Component):
         first_word = [*words.begin(column_words), word.eq(0), run_begins.eq(1)]
         first_plane = [*planes.begin(instr.plane_bits), plane.eq(0)]
         first_pixel = [*first_plane, *channel_words.begin(instr.plane_words), run_begins.eq(1)]
-        m.d.sync += queue.pick.eq(pick)
         m.d.comb += [
-            queue.asked.eq(ask),
+            queue.pick.eq(pick),
             queue.column.eq(self.column),
             queue.plane_data.eq(self.plane_data),
             queue.write_values.eq(instr.write_values),
@@ -208,8 +213,8 @@ class Drain(Component):
             self.word.valid.eq(queue.word.valid),
             queue.word.ready.eq(self.word.ready),
             self.empty.eq(queue.empty),
-            self.plane.eq(queue.pick.plane),
-            self.masked.eq(queue.pick.masked),
+            self.plane.eq(queue.arriving.plane),
+            self.masked.eq(queue.arriving.masked),
             pick.valid.eq(ask),
             pick.word.eq(word),
             pick.plane.eq(plane),

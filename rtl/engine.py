@@ -6,8 +6,10 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from hardware.accelerator import Accelerator
 from hardware.instruction import ERROR_ILLEGAL_INSTRUCTION, INSTRUCTION_WORDS, OPCODES, WORD_BITS
+from hardware.timing import BUFFER_LATENCY
 from rtl.array import BitSerialArray
 from rtl.buffer import OperandBuffer
+from rtl.datapath import without_reset
 from rtl.execute import Execute
 from rtl.fetch import Fetch
 from rtl.interface import ADDRESS_BITS, INSTRUCTION, READ_CHANNEL, READ_REQUEST, WRITE_CHANNEL
@@ -21,7 +23,8 @@ INDEX_BITS = 32
 class Sequencer(Component):
     """Reads a program, one instruction at a time, and runs each through the stages.
 
-    It uses the read channel only while the stages are idle, so instruction words never delay operands.
+    It uses the read channel only while the stages are idle, so instruction words never delay operands. ``stages_busy``
+    must be right two cycles after ``stages_start``.
 
     Latency: see `hardware.timing`: `START_TO_REQUEST`, `INSTRUCTION_TO_STAGES`, `RESPONSE_TO_END`.
     """
@@ -35,20 +38,25 @@ class Sequencer(Component):
     busy: Out(1)
     error: Out(4)
     index: Out(INDEX_BITS)
+    receives: Out(1)
+    """The words on the channel are an instruction's."""
 
     def elaborate(self, platform):
         m = Module()
         address = Signal(ADDRESS_BITS)
         words = Signal(INSTRUCTION_WORDS * WORD_BITS)
         received = Signal(range(INSTRUCTION_WORDS))
+        m.d.sync += self.stages_start.eq(0)
         m.d.comb += [
             self.instruction.eq(words[: INSTRUCTION.size]),
             self.read.request.payload.address.eq(address),
             self.read.request.payload.words.eq(INSTRUCTION_WORDS),
             self.read.word.ready.eq(1),
         ]
+        with m.If(self.read.word.valid):
+            m.d.sync += words.eq(Cat(words[WORD_BITS:], self.read.word.payload))
         with m.FSM() as fsm:
-            m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+            m.d.comb += [self.busy.eq(~fsm.ongoing("IDLE")), self.receives.eq(fsm.ongoing("RECEIVE"))]
             with m.State("IDLE"), m.If(self.start):
                 m.d.sync += [address.eq(self.program), self.error.eq(0), self.index.eq(0)]
                 m.next = "REQUEST"
@@ -57,20 +65,21 @@ class Sequencer(Component):
                 with m.If(self.read.request.ready):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"), m.If(self.read.word.valid):
-                m.d.sync += [
-                    words.eq(Cat(words[WORD_BITS:], self.read.word.payload)),
-                    received.eq(received + 1),
-                ]
+                m.d.sync += received.eq(received + 1)
                 with m.If(received == INSTRUCTION_WORDS - 1):
                     m.d.sync += received.eq(0)
                     m.next = "START"
             with m.State("START"):
                 with m.If(Cat(self.instruction.opcode == one for one in OPCODES).any()):
-                    m.d.comb += self.stages_start.eq(1)
-                    m.next = "WAIT"
+                    m.d.sync += self.stages_start.eq(1)
+                    m.next = "STARTED"
                 with m.Else():
                     m.d.sync += self.error.eq(ERROR_ILLEGAL_INSTRUCTION)
                     m.next = "IDLE"
+            with m.State("STARTED"):
+                m.next = "SETTLE"  # the stages are busy from now on, and seen so a cycle later
+            with m.State("SETTLE"):
+                m.next = "WAIT"
             with m.State("WAIT"), m.If(~self.stages_busy):
                 with m.If(self.instruction.last):
                     m.next = "IDLE"
@@ -123,8 +132,9 @@ class Engine(Component):
         m.submodules.sequencer = sequencer = Sequencer()
         m.submodules.execute = execute = Execute(accelerator)
         m.submodules.result = result = Result(accelerator)
-        m.submodules.array = array = BitSerialArray(shape.dm, shape.dk, shape.dn)
-        m.submodules.vector = vector = VectorUnit(accelerator)
+        datapath = without_reset(m, "operands")
+        array, vector = BitSerialArray(shape.dm, shape.dk, shape.dn), VectorUnit(accelerator)
+        m.submodules.array, m.submodules.vector = datapath(array), datapath(vector)
         fetches = []
         for port in range(ports):
             fetch = m.submodules[f"fetch_{port}"] = Fetch(accelerator, port)
@@ -138,8 +148,9 @@ class Engine(Component):
             ]
             # The port's rows are neighbours, its columns `ports` apart.
             rows, columns = shape.dm // ports, shape.dn // ports
-            lhs = m.submodules[f"lhs_buffer_{port}"] = OperandBuffer(rows, buffers.lhs_entries, shape.dk)
-            rhs = m.submodules[f"rhs_buffer_{port}"] = OperandBuffer(columns, buffers.rhs_entries, shape.dk)
+            lhs = OperandBuffer(rows, buffers.lhs_entries, shape.dk)
+            rhs = OperandBuffer(columns, buffers.rhs_entries, shape.dk)
+            m.submodules[f"lhs_buffer_{port}"], m.submodules[f"rhs_buffer_{port}"] = datapath(lhs), datapath(rhs)
             m.d.comb += [
                 lhs.write.eq(fetch.lhs_write),
                 rhs.write.eq(fetch.rhs_write),
@@ -151,13 +162,15 @@ class Engine(Component):
 
         for stage in (*fetches, execute, result):
             m.d.comb += [stage.instruction.eq(sequencer.instruction), stage.start.eq(sequencer.stages_start)]
-        constants = Signal()  # the step before read constants: they are on the buffer's output now
-        m.d.sync += constants.eq(execute.constants)
+        constants = Signal(BUFFER_LATENCY)  # steps on their way that read constants
+        m.d.sync += [
+            constants.eq(Cat(execute.constants, constants)),
+            # The next instruction may read what this one writes, so every word must be in memory.
+            sequencer.stages_busy.eq(Cat(stage.busy for stage in (*fetches, execute, result)).any() | ~self.write.idle),
+        ]
         m.d.comb += [
             sequencer.start.eq(self.start),
             sequencer.program.eq(self.program),
-            # The next instruction may read what this one writes, so every word must be in memory.
-            sequencer.stages_busy.eq(Cat(stage.busy for stage in (*fetches, execute, result)).any() | ~self.write.idle),
             self.busy.eq(sequencer.busy),
             self.error.eq(sequencer.error),
             self.index.eq(sequencer.index),
@@ -178,7 +191,7 @@ class Engine(Component):
             result.totals.eq(vector.totals),
             result.totals_valid.eq(vector.totals_valid),
             result.place.eq(execute.place),
-            result.constants.eq(constants),
+            result.constants.eq(constants[-1]),
             result.lhs.eq(array.lhs),
             execute.result_free.eq(result.free),
         ]
@@ -197,26 +210,23 @@ class Engine(Component):
         connect(m, request, skid.input)
         connect(m, skid.output, flipped(getattr(self, f"read_{port}").request))
 
-    def _receive(self, m, port: int, word) -> None:
-        """Words from a port, a register later: all of a stage may hang on a word."""
+    def _receive(self, m, port: int, word, others=0) -> None:
+        """Words from a port but for ``others``, a register later: all of a stage may hang on a word."""
         read = getattr(self, f"read_{port}").word
         m.d.comb += read.ready.eq(1)
-        m.d.sync += [word.valid.eq(read.valid), word.payload.eq(read.payload)]
+        m.d.sync += [word.valid.eq(read.valid & ~others), word.payload.eq(read.payload)]
 
     def _share_first_port(self, m, sequencer, fetch) -> None:
-        """The first read channel is the sequencer's while the stages are idle, fetch's otherwise."""
-        fetching = fetch.busy
-        request = stream.Signature(READ_REQUEST).create(path=("shared_request",))
-        word = stream.Signature(WORD_BITS).create(path=("shared_word",))
-        self._ask(m, 0, request)
-        self._receive(m, 0, word)
+        """The first read channel is the sequencer's while it reads an instruction, which it does with fetch idle."""
+        ask, word = sequencer.read.request, sequencer.read.word
+        shared = stream.Signature(READ_REQUEST).create(path=("shared_request",))
+        self._ask(m, 0, shared)
         m.d.comb += [
-            request.valid.eq(Mux(fetching, fetch.request.valid, sequencer.read.request.valid)),
-            request.payload.eq(Mux(fetching, fetch.request.payload, sequencer.read.request.payload)),
-            fetch.request.ready.eq(request.ready & fetching),
-            sequencer.read.request.ready.eq(request.ready & ~fetching),
-            fetch.word.valid.eq(word.valid & fetching),
-            sequencer.read.word.valid.eq(word.valid & ~fetching),
-            fetch.word.payload.eq(word.payload),
-            sequencer.read.word.payload.eq(word.payload),
+            shared.valid.eq(fetch.request.valid | ask.valid),
+            shared.payload.eq(Mux(ask.valid, ask.payload, fetch.request.payload)),
+            fetch.request.ready.eq(shared.ready),
+            ask.ready.eq(shared.ready),
         ]
+        self._receive(m, 0, fetch.word, others=sequencer.receives)
+        m.d.comb += word.payload.eq(fetch.word.payload)
+        m.d.sync += word.valid.eq(self.read_0.word.valid & sequencer.receives)

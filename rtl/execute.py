@@ -32,7 +32,7 @@ class MatrixSteps(Component):
         these three must have been stable for a cycle.
     advance: the current step is taken.
     lhs_offset, rhs_offset: the step's entries, counted from the tile's.
-    step, last: the step; it is the tile's last one.
+    step, last: the step; it is the tile's last one. next_last: what ``last`` becomes.
     reads_constants_now: the step is the one that reads the constants.
     """
 
@@ -46,6 +46,7 @@ class MatrixSteps(Component):
     rhs_offset: Out(16)
     step: Out(STEP)
     last: Out(1)
+    next_last: Out(1)
     reads_constants_now: Out(1)
 
     def elaborate(self, platform):
@@ -71,6 +72,7 @@ class MatrixSteps(Component):
         last = Signal()
         last_pair = Signal()
         last_product = Signal()
+        one_chunk = Signal()
         next_last_chunk = Signal()
         next_constants = Signal()
         rhs_last = Signal(16)
@@ -80,7 +82,7 @@ class MatrixSteps(Component):
         m.d.comb += [
             last_pair.eq((lhs_plane == 0) | (rhs_plane == top_rhs)),
             last_product.eq(chunks.last & final_pair),
-            next_last_chunk.eq(chunks.last_after_step(instr.chunks == 1)),
+            next_last_chunk.eq(chunks.last_after_step(one_chunk)),
             next_final_pair.eq(Mux(chunks.last & last_pair, (lhs_first + rhs_first) == 1, final_pair)),
             self.lhs_offset.eq(lhs_offset + chunk),
             self.rhs_offset.eq(rhs_offset + chunk),
@@ -95,13 +97,14 @@ class MatrixSteps(Component):
             self.step.column_shift.eq(chunk == 0),
             self.step.column_negate.eq(instr.signed_activations & (rhs_plane == top_rhs)),
             self.last.eq(last),
+            self.next_last.eq(last),
             self.step.last.eq(last),
             self.reads_constants_now.eq(products_done & reads_constants),
         ]
         with m.If(self.advance):
             m.d.sync += [first_step.eq(0), diagonal_start.eq(0), chunk.eq(chunk + 1)]
             m.d.sync += [*chunks.step(), final_pair.eq(next_final_pair)]
-            m.d.sync += last.eq(last_product | (next_last_chunk & next_final_pair & ~reads_constants))
+            m.d.comb += self.next_last.eq(last_product | (next_last_chunk & next_final_pair & ~reads_constants))
             with m.If(lhs_plane == 0):
                 m.d.sync += columns_new.eq(0)
             with m.If(last_product):
@@ -141,6 +144,7 @@ class MatrixSteps(Component):
             Signal(shape, name=f"next_{name}")
             for shape, name in ((4, "top"), (16, "first"), (1, "one_pair"), (1, "short"), (1, "empty"))
         )
+        m.d.sync += [last.eq(self.next_last), one_chunk.eq(instr.chunks == 1)]
         one_pair = (self.bits == 1) & (instr.activation_bits == 1)
         entries = self.entries - ~instr.write_sums
         m.d.sync += [
@@ -160,7 +164,6 @@ class MatrixSteps(Component):
                 chunk.eq(0),
                 *chunks.begin(instr.chunks),
                 final_pair.eq(next_one_pair),
-                last.eq(next_short),
                 *(a.eq(next_top) for a in (lhs_plane, lhs_first, top_lhs)),
                 *(a.eq(top_rhs) for a in (rhs_plane, rhs_first)),
                 *(a.eq(next_first) for a in (lhs_offset, lhs_first_offset)),
@@ -171,6 +174,7 @@ class MatrixSteps(Component):
                 reads_constants.eq(next_constants),
                 products_done.eq(next_empty),
             ]
+            m.d.comb += self.next_last.eq(next_short)
             with m.If(next_empty):
                 m.d.sync += lhs_offset.eq(0)
         return m
@@ -237,27 +241,34 @@ class Execute(Component):
         pending = Signal()
         dispatch = Signal()
         advance = Signal()
-        sums_end = Signal()
         tile_end = Signal()
+        # Of the current step: it completes sums, it is the tile's last, it may be taken as far as the result registers
+        # are concerned. All known a cycle ahead, because everything in this stage hangs on them.
+        sums_end, last_step, may = Signal(), Signal(), Signal(init=1)
+        next_sums_end, next_free = Signal(), Signal()
         registers_free = Signal(init=1)
+        m.d.sync += [
+            sums_end.eq(next_sums_end),
+            last_step.eq(Mux(is_matrix, matrix.next_last, vector.next_last)),
+            registers_free.eq(next_free),
+            may.eq(~next_sums_end | next_free),
+        ]
         m.d.comb += [
-            sums_end.eq(Mux(is_matrix, matrix.last, vector.step.done)),
-            advance.eq(running & (~sums_end | registers_free)),
-            tile_end.eq(running & registers_free & Mux(is_matrix, matrix.last, vector.last)),
+            next_sums_end.eq(Mux(is_matrix, matrix.next_last, vector.next_done)),
+            next_free.eq((registers_free | self.result_free) & ~(advance & sums_end)),
+            advance.eq(running & may),
+            tile_end.eq(advance & last_step),
             self.busy.eq(running | pending),
             self.has_tile.eq(running),
         ]
-        with m.If(self.result_free):
-            m.d.sync += registers_free.eq(1)
-        with m.If(advance & sums_end):
-            m.d.sync += registers_free.eq(0)
 
-        # Tokens: parts of tiles that lie in the buffers and have not been taken. They are counted, and the order goes
-        # on, a cycle after a dispatch, and a register says whether the next tile is all there: a tile's end waits for
-        # none of this.
+        # Tokens: parts of tiles that lie in the buffers and have not been taken. The order goes on a cycle after a
+        # dispatch, they are counted a cycle later, and a register says whether the next tile is all there: a tile's end
+        # waits for none of this.
         dispatched = Signal()
+        counted = Signal()
         ready = Signal()
-        m.d.sync += dispatched.eq(dispatch)
+        m.d.sync += [dispatched.eq(dispatch), counted.eq(dispatched)]
         needs = {
             "lhs": is_matrix & order.first_in_group & (order.first_group | ~instr.lhs_resident),
             "rhs": order.first_row_tile,
@@ -265,12 +276,12 @@ class Execute(Component):
         missing = []
         for side, arrived in (("lhs", self.lhs_ready), ("rhs", self.rhs_ready)):
             taken = Signal(name=f"{side}_taken")
-            m.d.sync += taken.eq(dispatch & needs[side])
+            m.d.sync += taken.eq(dispatched & needs[side])
             for port, strobe in enumerate(arrived):
                 tiles = Signal(16, name=f"{side}_tiles_{port}")
                 m.d.sync += tiles.eq(tiles + strobe - taken)
                 missing.append(needs[side] & (tiles == 0))
-        m.d.sync += ready.eq(pending & ~dispatch & ~dispatched & ~Cat(missing).any())
+        m.d.sync += ready.eq(pending & ~(dispatch | dispatched | counted) & ~Cat(missing).any())
         m.d.comb += [order.step.eq(dispatched), dispatch.eq(ready & (~running | tile_end))]
 
         self._rings(m, order, dispatch, is_matrix, matrix.lhs_offset, Mux(is_matrix, matrix.rhs_offset, vector.offset))

@@ -81,11 +81,13 @@ class Requester(Component):
             walk.stride.row_correction.eq(instr.row_correction),
             walk.stride.image_correction.eq(instr.image_correction),
         ]
-        # A tile is begun when all before it have been asked for; meanwhile the order goes on and its room is looked at.
+        # A tile is begun when all before it have been asked for; meanwhile the order goes on and its room is looked at,
+        # and a register says whether it may begin.
         begin = Signal()
         began = Signal()
         looking = Signal()
-        starting = Signal(WALK_LATENCY - 1)
+        may_begin = Signal()
+        starting = Signal(WALK_LATENCY - 2)
         started = Signal()
         m.d.sync += [starting.eq(Cat(self.start, starting)), began.eq(begin), looking.eq(began)]
         m.d.comb += order.step.eq(began)
@@ -94,29 +96,26 @@ class Requester(Component):
         with m.If(self.start):
             m.d.sync += started.eq(0)
 
-        # Room in the rings, less what the tiles take that are asked for.
+        # Room in the rings: what tiles take that are asked for, and what freed ones give back, comes a cycle later.
         accepted = Signal()
         tile_end = Signal()
         column_end = Signal()
         fits = Signal()
-        room, taken = {}, {}
+        room = {}
         freed = {"lhs": (self.lhs_free, self.lhs_free_entries), "rhs": (self.rhs_free, instr.rhs_tile_entries)}
         size = {"lhs": order.lhs_entries, "rhs": instr.rhs_tile_entries}
         depth = {"lhs": buffers.lhs_entries, "rhs": buffers.rhs_entries}
         for side, (strobe, entries) in freed.items():
-            back = Signal(CREDIT_BITS, name=f"{side}_back")
+            change = Signal(CREDIT_BITS, name=f"{side}_change")
             free = room[side] = Signal(CREDIT_BITS, name=f"{side}_room", init=depth[side])
-            taken[side] = Signal(name=f"{side}_taken")
-            m.d.sync += back.eq(Mux(strobe, entries, 0))
-            m.d.sync += free.eq(Mux(taken[side], free - size[side], free) + back)
+            takes = begin & (order.is_lhs if side == "lhs" else ~order.is_lhs)
+            m.d.sync += change.eq(Mux(strobe, entries, 0) - Mux(takes, size[side], 0))
+            m.d.sync += free.eq(free + change)
             with m.If(self.start):
-                m.d.sync += [free.eq(depth[side]), back.eq(0)]
+                m.d.sync += [free.eq(depth[side]), change.eq(0)]
         m.d.sync += fits.eq(Mux(order.is_lhs, room["lhs"], room["rhs"]) >= Mux(order.is_lhs, size["lhs"], size["rhs"]))
-        m.d.comb += [
-            begin.eq(started & fits & ~(request.valid | began | looking | order.done)),
-            taken["lhs"].eq(begin & order.is_lhs),
-            taken["rhs"].eq(begin & ~order.is_lhs),
-        ]
+        m.d.sync += may_begin.eq(started & fits & ~(begin | began | looking | order.done))
+        m.d.comb += begin.eq(may_begin & ~request.valid)
 
         is_lhs = Signal()
         window_row = Signal(ADDRESS_BITS)
@@ -211,25 +210,30 @@ class Writer(Component):
             self.rhs_ready.eq(0),
         ]
 
-        # Every word can be a tile's last, so the next tile stands ready in registers; after a start both are filled.
+        # Every word can be a tile's last, so two more tiles stand ready in registers: the next one, and the one after,
+        # which is brought a cycle after it was used. After a start all three are filled.
         tile = Signal(_TILE)
         next_tile = Signal(_TILE)
+        after_next = Signal(_TILE)
+        ordered = Signal(_TILE)
         tile_end = Signal()
-        starting = Signal(2)
-        next_tile_now = tile_end | starting.any()
-        m.d.sync += starting.eq(Cat(self.start, starting))
+        next_tile_now = Signal()
+        bring = Signal()
+        starting = Signal(3)
+        m.d.sync += [starting.eq(Cat(self.start, starting)), bring.eq(next_tile_now)]
         m.d.comb += [
-            order.step.eq(next_tile_now & ~order.done),
-            self.busy.eq(tile.valid | next_tile.valid | ~order.done),
+            next_tile_now.eq(tile_end | starting.any()),
+            order.step.eq(bring & ~order.done),
+            ordered.valid.eq(~order.done),
+            ordered.is_lhs.eq(order.is_lhs),
+            ordered.entries.eq(order.lhs_entries),
+            ordered.columns.eq(_columns_of_port(order.columns, port, ports)[0]),
+            self.busy.eq(tile.valid | next_tile.valid | after_next.valid | ~order.done),
         ]
+        with m.If(bring):
+            m.d.sync += after_next.eq(ordered)
         with m.If(next_tile_now):
-            m.d.sync += [
-                tile.eq(next_tile),
-                next_tile.valid.eq(~order.done),
-                next_tile.is_lhs.eq(order.is_lhs),
-                next_tile.entries.eq(order.lhs_entries),
-                next_tile.columns.eq(_columns_of_port(order.columns, port, ports)[0]),
-            ]
+            m.d.sync += [tile.eq(next_tile), next_tile.eq(Mux(bring, ordered, after_next))]
 
         lhs_base = Signal(range(accelerator.buffers.lhs_entries))  # rings wrap by dropping address bits
         lhs_entry = Signal.like(lhs_base)

@@ -33,7 +33,8 @@ class RowWidths(Component):
 
     def elaborate(self, platform):
         m = Module()
-        segment = Signal(range(SEGMENTS + 1))
+        following = Signal(range(SEGMENTS + 2), init=1)  # the segment behind the current one, and the one behind that
+        second = Signal(range(SEGMENTS + 2), init=2)
         left = Signal(16)
         last = Signal()
         table = Array(
@@ -41,13 +42,15 @@ class RowWidths(Component):
             for i in range(SEGMENTS)
         )
         now = Cat(self.bits, self.entries, left, last)
+        ahead = Signal(len(now))  # the next segment's, so that no step waits for the table
+        m.d.sync += ahead.eq(table[following])
         with m.If(self.step):
             with m.If(~last):
                 m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
             with m.Else():
-                m.d.sync += [segment.eq(segment + 1), now.eq(table[segment + 1])]
+                m.d.sync += [following.eq(second), second.eq(second + 1), now.eq(ahead), ahead.eq(table[second])]
         with m.If(self.load | self.restart):
-            m.d.sync += [segment.eq(0), now.eq(table[0])]
+            m.d.sync += [following.eq(1), second.eq(2), now.eq(table[0]), ahead.eq(table[1])]
         return m
 
 
@@ -56,7 +59,7 @@ class Groups(Component):
 
     Members
     -------
-    load: a new instruction is on ``instruction``.
+    load: a new instruction is on ``instruction``, since the cycle before.
     step: go to the next column tile of the group, behind the last to the first one again.
     next_group: with ``step`` behind the last: the next group begins.
     first_group, last_group, first, last: of the current group and column tile.
@@ -92,10 +95,21 @@ class Groups(Component):
         left = Signal(16)
         m.d.comb += self.columns.eq(Mux(self.last_group & self.last, instr.last_columns, self._dn))
 
+        # Constants of the instruction.
+        one_group, two_groups, one_tile, one_last_tile = (
+            Signal(name=n) for n in ("one_group", "two_groups", "one_tile", "one_last_tile")
+        )
+        m.d.sync += [
+            one_group.eq(instr.groups == 1),
+            two_groups.eq(instr.groups == 2),
+            one_tile.eq(instr.group_tiles == 1),
+            one_last_tile.eq(instr.last_group_tiles == 1),
+        ]
+
         def begin(is_last):
             """Statements that begin a group."""
             tiles = Mux(is_last, instr.last_group_tiles, instr.group_tiles)
-            one = Mux(is_last, instr.last_group_tiles == 1, instr.group_tiles == 1)
+            one = Mux(is_last, one_last_tile, one_tile)
             return [size.eq(tiles), left.eq(tiles), single.eq(one), self.last.eq(one), self.first.eq(1)]
 
         with m.If(self.step):
@@ -115,9 +129,9 @@ class Groups(Component):
             m.d.sync += [
                 groups_left.eq(instr.groups),
                 self.first_group.eq(1),
-                self.last_group.eq(instr.groups == 1),
-                next_is_last.eq(instr.groups == 2),
-                *begin(instr.groups == 1),
+                self.last_group.eq(one_group),
+                next_is_last.eq(two_groups),
+                *begin(one_group),
             ]
         return m
 
@@ -127,7 +141,7 @@ class Rows(Component):
 
     Members
     -------
-    load, restart: back to row tile 0; step: go to the next one.
+    load, restart: back to row tile 0; the instruction must be there since the cycle before. step: go to the next one.
     first, last, bits, entries: of the current row tile.
 
     Latency: the next row tile stands on the outputs in the cycle after ``load``, ``restart`` or ``step``.
@@ -147,6 +161,8 @@ class Rows(Component):
         instr = self.instruction
         m.submodules.widths = widths = RowWidths()
         left = Signal(16)
+        one = Signal()
+        m.d.sync += one.eq(instr.row_tiles == 1)
         m.d.comb += [
             widths.instruction.eq(instr),
             widths.load.eq(self.load),
@@ -158,7 +174,7 @@ class Rows(Component):
         with m.If(self.step):
             m.d.sync += [left.eq(left - 1), self.last.eq(left == 2), self.first.eq(0)]
         with m.If(self.load | self.restart):
-            m.d.sync += [left.eq(instr.row_tiles), self.last.eq(instr.row_tiles == 1), self.first.eq(1)]
+            m.d.sync += [left.eq(instr.row_tiles), self.last.eq(one), self.first.eq(1)]
         return m
 
 
@@ -167,7 +183,7 @@ class FetchOrder(Component):
 
     Members
     -------
-    load: a new instruction is on ``instruction``; it must stay there until ``done``.
+    load: a new instruction is on ``instruction``, since the cycle before; it must stay there until ``done``.
     step: go to the next tile (the current one is taken).
     is_lhs: the current tile is a row tile; otherwise a column tile.
     last_row_tile: the current row tile is the last one.
@@ -200,7 +216,8 @@ class FetchOrder(Component):
         m.submodules.groups = groups = Groups(self._dn)
         m.submodules.rows = rows = Rows()
         group_end = Signal()
-        has_rows = instr.opcode == OPCODE_MATRIX
+        has_rows = Signal()
+        m.d.sync += has_rows.eq(instr.opcode == OPCODE_MATRIX)
         for counter in (groups, rows):
             m.d.comb += [counter.instruction.eq(instr), counter.load.eq(self.load)]
         m.d.comb += [
@@ -276,6 +293,8 @@ class TileOrder(Component):
         m.submodules.rows = rows = Rows()
         for counter in (groups, rows):
             m.d.comb += [counter.instruction.eq(instr), counter.load.eq(self.load)]
+        has_rows = Signal()
+        m.d.sync += has_rows.eq(instr.opcode == OPCODE_MATRIX)
         row_ends = self.step & groups.last
         m.d.comb += [
             groups.step.eq(self.step),
@@ -286,7 +305,7 @@ class TileOrder(Component):
             self.entries.eq(rows.entries),
             self.first_group.eq(groups.first_group),
             self.first_row_tile.eq(rows.first),
-            self.last_row_tile.eq(rows.last | (instr.opcode != OPCODE_MATRIX)),
+            self.last_row_tile.eq(rows.last | ~has_rows),
             self.first_in_group.eq(groups.first),
             self.last_in_group.eq(groups.last),
             self.columns.eq(groups.columns),

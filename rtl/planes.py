@@ -74,9 +74,10 @@ class PlaneBuffer(Component):
     -------
     write: ``activations`` of ``dm`` channels go to ``segment`` of ``word`` in every plane's memory.
     read_word, plane, masked: read a word of one plane; ``masked`` keeps only its first ``last_segments`` parts.
-    data: the word, one cycle after ``read_word``; ``plane`` and ``masked`` come with it and select without delay.
+    data: the word, two cycles after ``read_word``: the memory's and a register's, because block RAMs are slow.
+        ``plane`` and ``masked`` come with it and select without delay.
 
-    Throughput: one write and one read per cycle.
+    Latency: a word may be read two cycles after its ``write``. Throughput: one write and one read per cycle.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -98,19 +99,25 @@ class PlaneBuffer(Component):
     def elaborate(self, platform):
         m = Module()
         segments = WORD_BITS // self._dm
+        enable = Signal(segments)
+        address = Signal.like(self.word)
+        m.d.sync += [enable.eq(Mux(self.write, Const(1, segments) << self.segment, 0)), address.eq(self.word)]
         words = []
         for plane in range(ACTIVATION_BITS):
             memory = m.submodules[f"plane_{plane}"] = Memory(shape=unsigned(WORD_BITS), depth=self._depth, init=[])
             write, read = memory.write_port(granularity=self._dm), memory.read_port()
-            bits = Cat(activation[plane] for activation in self.activations)
+            bits = Signal(self._dm, name=f"bits_{plane}", reset_less=True)
+            m.d.sync += bits.eq(Cat(activation[plane] for activation in self.activations))
+            word = Signal(WORD_BITS, name=f"word_{plane}", reset_less=True)
             m.d.comb += [
-                write.en.eq(Mux(self.write, Const(1, segments) << self.segment, 0)),
-                write.addr.eq(self.word),
+                write.en.eq(enable),
+                write.addr.eq(address),
                 write.data.eq(bits.replicate(segments)),
                 read.en.eq(1),
                 read.addr.eq(self.read_word),
             ]
-            words.append(read.data)
+            m.d.sync += word.eq(read.data)
+            words.append(word)
         valid = Signal(segments)
         m.d.sync += valid.eq(Cat(i < self.instruction.last_segments for i in range(segments)))
         mask = Cat((one | ~self.masked).replicate(self._dm) for one in valid)

@@ -184,7 +184,7 @@ def _net(m: Module, value: Value, name: str) -> Signal:
 
 
 def _register(m: Module, value: Value, name: str) -> Signal:
-    """The value one cycle later. With a reset, or synthesis would make LUT memory of bits that wait a few stages."""
+    """The value one cycle later."""
     register = Signal(len(value), name=name)
     m.d.sync += register.eq(value)
     return register

@@ -45,10 +45,10 @@ class RegisterFile(Component):
     axi: the slave's pins.
     interrupt: level, some event is set and the enable bit too.
     For every field, named by `Register.port`: an input (READ) or an output (READ_WRITE: the value; STROBE: the strobe,
-    one cycle before the response; EVENT: the bit). For EVENT also an input ``..._set``; it wins over a clear.
+    with the response; EVENT: the bit). For EVENT also an input ``..._set``; it wins over a clear.
 
-    Latency: read data one cycle after the address, write response two cycles after the later of address and data.
-    Throughput: a read every two cycles, a write every two.
+    Latency: read data two cycles after the address, write response two cycles after the later of address and data.
+    Throughput: a read every three cycles, a write every two.
     """
 
     def __init__(self):
@@ -86,7 +86,7 @@ class RegisterFile(Component):
         m.d.comb += [
             axi.awready.eq(~has_address),
             axi.wready.eq(~has_data),
-            commit.eq(has_address & has_data & (~axi.bvalid | axi.bready)),
+            commit.eq(has_address & has_data & ~axi.bvalid),
         ]
         with m.If(axi.awvalid & axi.awready):
             m.d.sync += [has_address.eq(1), address.eq(axi.awaddr)]
@@ -112,7 +112,7 @@ class RegisterFile(Component):
                     case Access.READ_WRITE:
                         m.d.sync += getattr(self, name).eq((getattr(self, name) & ~enable) | ones)
                     case Access.STROBE:
-                        m.d.comb += getattr(self, name).eq(ones)
+                        m.d.sync += getattr(self, name).eq(ones)
                     case Access.EVENT:
                         event = getattr(self, name)
                         m.d.sync += event.eq((event & ~ones) | getattr(self, f"{name}_set"))
@@ -138,12 +138,15 @@ class RegisterFile(Component):
 
     def _read(self, m: Module) -> None:
         axi, high, values = self.axi, Signal(REGISTER_BITS), self._values(m)
-        m.d.comb += axi.arready.eq(~axi.rvalid)
+        has_address = Signal(name="read_has_address")
+        address = Signal(ADDRESS_BITS, name="read_address")
+        m.d.comb += axi.arready.eq(~(axi.rvalid | has_address))
+        m.d.sync += [has_address.eq(axi.arvalid & axi.arready), address.eq(axi.araddr)]
         with m.If(axi.rready):
             m.d.sync += axi.rvalid.eq(0)
-        with m.If(axi.arvalid & axi.arready):
+        with m.If(has_address):
             m.d.sync += [axi.rvalid.eq(1), axi.rdata.eq(0), axi.rresp.eq(SLVERR)]
-            with m.Switch(axi.araddr[2:]):
+            with m.Switch(address[2:]):
                 for register, value in values:
                     with m.Case(register.offset // 4):
                         m.d.sync += [axi.rdata.eq(value), axi.rresp.eq(OKAY)]

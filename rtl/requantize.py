@@ -9,6 +9,10 @@ from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS
 CONSTANTS = data.StructLayout({"multiplier": 32, "bias": signed(32)})
 """A kernel's constants, as they lie in the row tile's last entry."""
 
+_SETTINGS = data.StructLayout(
+    {name: INSTRUCTION.members[name] for name in ("wide_shift", "relu", "quantizer", "clamp_low", "clamp_high")}
+)
+"""What it takes from the instruction."""
 VALUE_STAGES = 7
 """Cycles from a column on ``sums`` to its values on ``values``."""
 ACTIVATION_STAGES = VALUE_STAGES + 4
@@ -21,6 +25,7 @@ class Requantize(Component):
 
     Members
     -------
+    instruction: since the cycle before the first column at the latest.
     sums: ``dm`` sums of one column.
     constants: per row. They may change two cycles after the last column that uses them.
     values: 16-bit values; activations: two's complement.
@@ -42,6 +47,9 @@ class Requantize(Component):
 
     def elaborate(self, platform):
         m = Module()
+        # Registers of its own: the instruction's are far away.
+        self._settings = settings = Signal(_SETTINGS)
+        m.d.sync += [settings[name].eq(self.instruction[name]) for name in _SETTINGS.members]
         for row in range(self._dm):
             value = self._value(m, row)
             m.d.comb += self.values[row].eq(value)
@@ -53,7 +61,7 @@ class Requantize(Component):
 
         A multiplier has registers before and behind it that do nothing else: FPGAs have them inside, or beside.
         """
-        instr, constants = self.instruction, self.constants[row]
+        settings, constants = self._settings, self.constants[row]
 
         def register(shape, value, name):
             signal = Signal(shape, name=f"{name}_{row}")
@@ -76,36 +84,36 @@ class Requantize(Component):
         high_high = multiply(signed(32), high, factor_high, "high_high")
         late = register(signed(32), register(signed(32), bias, "bias_1"), "bias_2")
         middle = register(signed(34), low_high + high_low, "middle")
-        summand = Mux(instr.wide_shift, late << 16, late)
+        summand = Mux(settings.wide_shift, late << 16, late)
         outer = register(signed(65), Cat(low_low, high_high).as_signed() + summand, "outer")
         product = register(signed(65), outer + (middle << 16), "product")
 
         shifted = Signal(signed(49), name=f"shifted_{row}")
         top = Signal(signed(VALUE_BITS), name=f"value_{row}")
-        m.d.comb += shifted.eq(Mux(instr.wide_shift, product >> 32, product >> 16))
+        m.d.comb += shifted.eq(Mux(settings.wide_shift, product >> 32, product >> 16))
         fits = (shifted[VALUE_BITS - 1 :] == 0) | shifted[VALUE_BITS - 1 :].all()
         limit = Mux(shifted[-1], -(1 << (VALUE_BITS - 1)), (1 << (VALUE_BITS - 1)) - 1)
-        m.d.sync += top.eq(Mux(instr.relu & shifted[-1], 0, Mux(fits, shifted, limit)))
+        m.d.sync += top.eq(Mux(settings.relu & shifted[-1], 0, Mux(fits, shifted, limit)))
         return top
 
     def _activation(self, m, row: int, value) -> None:
-        instr = self.instruction
+        settings = self._settings
         products, parts = (
             Signal(data.ArrayLayout(signed(VALUE_BITS + 13), 2), name=f"{n}_{row}") for n in ("products", "parts")
         )
         rounded = Signal(signed(VALUE_BITS + 25), name=f"rounded_{row}")
         m.d.sync += [
-            products[0].eq(value * instr.quantizer[:12]),
-            products[1].eq(value * instr.quantizer[12:]),
+            products[0].eq(value * settings.quantizer[:12]),
+            products[1].eq(value * settings.quantizer[12:]),
             parts.eq(products),
             rounded.eq(parts[0] + (parts[1] << 12) + Const(1 << 23, 24)),
         ]
         integer = Signal(signed(VALUE_BITS + 1), name=f"integer_{row}")
         low = Signal(signed(9), name=f"low_{row}")
-        m.d.comb += [integer.eq(rounded >> 24), low.eq(-instr.clamp_low)]
+        m.d.comb += [integer.eq(rounded >> 24), low.eq(-settings.clamp_low)]
         with m.If(integer < low):
             m.d.sync += self.activations[row].eq(low)
-        with m.Elif(integer > instr.clamp_high):
-            m.d.sync += self.activations[row].eq(instr.clamp_high)
+        with m.Elif(integer > settings.clamp_high):
+            m.d.sync += self.activations[row].eq(settings.clamp_high)
         with m.Else():
             m.d.sync += self.activations[row].eq(integer)

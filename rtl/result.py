@@ -8,6 +8,8 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from hardware.accelerator import Accelerator
 from hardware.instruction import OPCODE_MATRIX
 from hardware.timing import PENDING_JOBS, sums_latency
+from rtl.countdown import Countdown
+from rtl.datapath import without_reset
 from rtl.drain import JOB, Drain
 from rtl.execute import PLACE
 from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, WRITE_CHANNEL
@@ -70,11 +72,11 @@ class Result(Component):
         m = Module()
         instr, dm, dn = self.instruction, self._accelerator.array.dm, self._accelerator.array.dn
         vector = Signal()
-        m.d.comb += vector.eq(instr.opcode != OPCODE_MATRIX)
+        m.d.sync += vector.eq(instr.opcode != OPCODE_MATRIX)
 
         # The registers and what leaves them.
-        registers = Signal(dm * dn * ACCUMULATOR_BITS)
-        column_registers = Signal(dn * ACCUMULATOR_BITS)
+        registers = Signal(dm * dn * ACCUMULATOR_BITS, reset_less=True)
+        column_registers = Signal(dn * ACCUMULATOR_BITS, reset_less=True)
         totals = Signal(data.ArrayLayout(signed(ACCUMULATOR_BITS), dm))
         for row, total in enumerate(totals):
             own = registers.word_select(row, ACCUMULATOR_BITS).as_signed()
@@ -82,27 +84,30 @@ class Result(Component):
             m.d.comb += total.eq(Mux(instr.bipolar, (own << 1) + of_column, own))
         full = Signal()
         begun = Signal()
-        left = Signal(8)
-        after = Signal(8)
+        columns_left = Countdown("columns", 8)
+        frees = Signal()
         place = Signal(PLACE)  # the execute stage already works on the next one
         in_flight = sums_latency(self._accelerator.array.dk)
         column = Signal()
-        last_column = Signal()
+        last_column = columns_left.last
         is_job = Signal()
         jobs = Signal(range(PENDING_JOBS + 1))
-        m.d.comb += [
-            is_job.eq(instr.write_sums | instr.write_values | (instr.write_planes & (place.plane_columns != 0))),
-            column.eq(full & (begun | ~is_job | (jobs != PENDING_JOBS))),
-            after.eq(Mux(begun, left, place.columns) - 1),
-            last_column.eq(after == 0),
-            self.free.eq(column & Mux(begun, after == in_flight, after <= in_flight)),
-        ]
-        with m.If(column):
+        next_jobs = Signal.like(jobs)
+        room = Signal(init=1)
+        m.d.comb += [column.eq(full & (begun | ~is_job | room)), self.free.eq(column & frees)]
+        # The registers follow a cycle behind the decision, because there are thousands of them.
+        leaves = Signal()
+        m.d.sync += leaves.eq(column)
+        with m.If(leaves):
             m.d.sync += [
                 registers.eq(registers >> dm * ACCUMULATOR_BITS),
                 column_registers.eq(column_registers >> ACCUMULATOR_BITS),
+            ]
+        with m.If(column):
+            m.d.sync += [
                 begun.eq(~last_column),
-                left.eq(after),
+                *columns_left.step(),
+                frees.eq(columns_left.left == in_flight + 2),
             ]
             with m.If(last_column):
                 m.d.sync += full.eq(0)
@@ -110,22 +115,34 @@ class Result(Component):
             m.d.sync += [
                 registers.eq(Cat(self.sums)),
                 column_registers.eq(Cat(self.column_sums)),
-                full.eq(1),
-                place.eq(self.place),
             ]
         with m.If(self.totals_valid):
-            m.d.sync += [registers[: dm * ACCUMULATOR_BITS].eq(Cat(self.totals)), full.eq(1), place.eq(self.place)]
+            m.d.sync += registers[: dm * ACCUMULATOR_BITS].eq(Cat(self.totals))
+        with m.If(self.sums_valid | self.totals_valid):
+            has_planes = instr.write_planes & (self.place.plane_columns != 0)
+            m.d.sync += [
+                full.eq(1),
+                place.eq(self.place),
+                *columns_left.begin(self.place.columns),
+                frees.eq(self.place.columns <= in_flight + 1),
+                is_job.eq(instr.write_sums | instr.write_values | has_planes),
+            ]
 
         # Requantization.
-        m.submodules.requantize = requantize = Requantize(dm)
+        requantize = Requantize(dm)
+        m.submodules.requantize = without_reset(m, "columns")(requantize)
         # The next row tile's constants may come while the last columns of this one are still being multiplied.
-        constants, next_constants = (Signal(data.ArrayLayout(CONSTANTS, dm), name=n) for n in ("constants", "next"))
+        constants, next_constants = (
+            Signal(data.ArrayLayout(CONSTANTS, dm), name=n, reset_less=True) for n in ("constants", "next")
+        )
         with m.If(_delayed(m, self.sums_valid, 1, "sums_in_registers")):
             m.d.sync += constants.eq(next_constants)
+        start_vector = Signal()
+        m.d.sync += start_vector.eq(self.start & vector)
         for row in range(dm):
             with m.If(self.constants):
                 m.d.sync += next_constants[row].as_value().eq(self.lhs[row][: CONSTANTS.size])
-            with m.If(self.start & vector):
+            with m.If(start_vector):
                 m.d.sync += [constants[row].multiplier.eq(instr.multiplier), constants[row].bias.eq(VECTOR_BIAS)]
         m.d.comb += [
             requantize.instruction.eq(instr),
@@ -137,10 +154,11 @@ class Result(Component):
         depth = 1 << (PENDING_JOBS * dn - 1).bit_length()
         m.submodules.columns = columns = Memory(shape=unsigned(dm * ACCUMULATOR_BITS), depth=depth, init=[])
         write, read = columns.write_port(), columns.read_port()
-        value_column = _delayed(m, column & instr.write_values, VALUE_STAGES, "value_column")
-        first_value = _delayed(m, column & ~begun & instr.write_values, VALUE_STAGES, "first_value")
-        m.d.comb += [
-            write.en.eq(value_column | (column & instr.write_sums)),
+        value_column = _delayed(m, leaves & instr.write_values, VALUE_STAGES, "value_column")
+        first = _delayed(m, column & ~begun, 1, "first_leaves")
+        first_value = _delayed(m, first & instr.write_values, VALUE_STAGES, "first_value")
+        m.d.sync += [
+            write.en.eq(value_column | (leaves & instr.write_sums)),
             write.data.eq(Mux(instr.write_sums, Cat(totals), Cat(requantize.values))),
         ]
         with m.If(write.en):
@@ -158,9 +176,9 @@ class Result(Component):
             address.last_in_group.eq(place.last_in_group),
             address.last_row_tile.eq(place.last_row_tile),
             planes.instruction.eq(instr),
-            planes.write.eq(_delayed(m, column & instr.write_planes, ACTIVATION_STAGES, "plane_column")),
-            planes.word.eq(_delayed(m, address.word, ACTIVATION_STAGES, "plane_word")),
-            planes.segment.eq(_delayed(m, address.segment, ACTIVATION_STAGES, "plane_segment")),
+            planes.write.eq(_delayed(m, leaves & instr.write_planes, ACTIVATION_STAGES, "plane_column")),
+            planes.word.eq(_delayed(m, address.word, 1 + ACTIVATION_STAGES, "plane_word")),
+            planes.segment.eq(_delayed(m, address.segment, 1 + ACTIVATION_STAGES, "plane_segment")),
             planes.activations.eq(requantize.activations),
         ]
         planes_done = column & last_column & instr.write_planes & (place.plane_columns != 0)
@@ -178,17 +196,17 @@ class Result(Component):
             drain.start.eq(self.start),
             drain.job.eq(job),
             drain.job_valid.eq(column & ~begun & is_job),
-            drain.columns_ready.eq(Mux(instr.write_sums, column & ~begun, first_value)),
-            drain.planes_ready.eq(_delayed(m, planes_done, ACTIVATION_STAGES, "planes_done")),
+            drain.columns_ready.eq(Mux(instr.write_sums, first, first_value)),
+            drain.planes_ready.eq(_delayed(m, planes_done, 1 + ACTIVATION_STAGES, "planes_done")),
             read.en.eq(1),
             read.addr.eq(drain.read_column),
-            drain.column.eq(read.data),
             planes.read_word.eq(drain.read_word),
             planes.plane.eq(drain.plane),
             planes.masked.eq(drain.masked),
             drain.plane_data.eq(planes.data),
         ]
-        m.d.sync += jobs.eq(jobs + drain.job_valid - drain.job_done)
+        m.d.comb += next_jobs.eq(jobs + drain.job_valid - drain.job_done)
+        m.d.sync += [jobs.eq(next_jobs), room.eq(next_jobs != PENDING_JOBS), drain.column.eq(read.data)]
         m.d.comb += self.writing.eq((jobs != 0) | ~drain.empty)
         connect(m, flipped(self.request), drain.request)
         connect(m, flipped(self.word), drain.word)

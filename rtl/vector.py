@@ -9,6 +9,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hardware.accelerator import Accelerator
 from hardware.instruction import OPCODE_MAXIMUM, VALUE_LANES, WORD_BITS
+from hardware.timing import BUFFER_LATENCY, VECTOR_LATENCY
 from rtl.countdown import Countdown
 from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS, part_of
 
@@ -52,11 +53,11 @@ class VectorSteps(Component):
 
     Members
     -------
-    load: a column tile with ``columns`` columns begins in the next cycle.
+    load: a column tile with ``columns`` columns begins in the next cycle. The instruction has been there for a cycle.
     advance: the current step is taken.
     offset: the step's buffer entry, counted from the tile's.
     last_group: the step belongs to its column's last channels; last_column: to the last column. last: it is the tile's
-        last one.
+        last one. next_done, next_last: what ``step.done`` and ``last`` become.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -72,6 +73,8 @@ class VectorSteps(Component):
                 "last_group": Out(1),
                 "last_column": Out(1),
                 "last": Out(1),
+                "next_done": Out(1),
+                "next_last": Out(1),
             }
         )
 
@@ -115,19 +118,23 @@ class VectorSteps(Component):
             m.d.sync += [*first_tap, *first_part, *first_group, *columns.begin(self.columns), step.column.eq(0)]
 
         # The ends, like their parts, are registers that announce themselves.
-        one_tap, one_group = instr.taps == 1, instr.row_tiles == 1
+        one_tap = Signal()
+        one_group = Signal()
+        m.d.sync += [one_tap.eq(instr.taps == 1), one_group.eq(instr.row_tiles == 1)]
         tap_ends = taps.last_after_step(one_tap)
         part_ends = Mux(taps.last, Mux(last_part, parts == 1, step.part == parts - 2), last_part)
         group_ends = Mux(step.done, groups.last_after_step(one_group), groups.last)
         column_ends = Mux(step.done & groups.last, columns.left == 2, columns.last)
+        m.d.sync += [step.done.eq(self.next_done), self.last.eq(self.next_last)]
+        m.d.comb += [self.next_done.eq(step.done), self.next_last.eq(self.last)]
         with m.If(self.advance):
-            m.d.sync += [
-                step.done.eq(tap_ends & part_ends),
-                self.last.eq(tap_ends & part_ends & group_ends & column_ends),
+            m.d.comb += [
+                self.next_done.eq(tap_ends & part_ends),
+                self.next_last.eq(tap_ends & part_ends & group_ends & column_ends),
             ]
         with m.If(self.load):
             done = one_tap & (parts == 1)
-            m.d.sync += [step.done.eq(done), self.last.eq(done & one_group & (self.columns == 1))]
+            m.d.comb += [self.next_done.eq(done), self.next_last.eq(done & one_group & (self.columns == 1))]
         return m
 
 
@@ -136,7 +143,7 @@ class VectorUnit(Component):
 
     Members
     -------
-    rhs: ``dn`` vectors of ``dk`` bits, one cycle after the step they belong to (buffer read).
+    rhs: ``dn`` vectors of ``dk`` bits, `hardware.timing.BUFFER_LATENCY` cycles after the step they belong to.
     step, valid: in the cycle of the buffer address.
     totals, totals_valid: ``dm`` totals, sign-extended, of a step marked ``done``.
 
@@ -162,11 +169,11 @@ class VectorUnit(Component):
         accelerator = self._accelerator
         array, words, parts = accelerator.array, words_at_once(accelerator), steps_per_tap(accelerator)
         steps = [(self.step, self.valid)]
-        for stage in range(1, 4):
+        for stage in range(1, VECTOR_LATENCY):
             step, valid = Signal(self.step.shape(), name=f"step_{stage}"), Signal(name=f"valid_{stage}")
             m.d.sync += [step.eq(steps[-1][0]), valid.eq(steps[-1][1])]
             steps.append((step, valid))
-        (reading, _), (adding, adding_valid), (gathering, gathering_valid) = steps[1:]
+        (reading, _), (adding, adding_valid), (gathering, gathering_valid) = steps[BUFFER_LATENCY:]
 
         entry = Array(Value.cast(vector) for vector in self.rhs)[reading.column]
         chosen = entry
@@ -178,7 +185,8 @@ class VectorUnit(Component):
         values = Signal(data.ArrayLayout(signed(VALUE_BITS), width // VALUE_BITS))
         m.d.sync += values.as_value().eq(chosen)
 
-        maximum = self.instruction.opcode == OPCODE_MAXIMUM
+        maximum = Signal()
+        m.d.sync += maximum.eq(self.instruction.opcode == OPCODE_MAXIMUM)
         for i, value in enumerate(values):
             total = Signal(signed(TOTAL_BITS), name=f"total_{i}")
             added = Signal(signed(TOTAL_BITS), name=f"added_{i}")

@@ -27,16 +27,18 @@ PLACE = data.StructLayout({"x": SIZE_BITS, "y": SIZE_BITS, "address": ADDRESS_BI
 
 STATE = data.StructLayout(
     {
-        "column": signed(SIZE_BITS + 1),  # two steps ahead
-        "row": signed(SIZE_BITS + 1),  # one step ahead, and so are these:
+        "column": signed(SIZE_BITS + 1),  # four steps ahead
+        "row": signed(SIZE_BITS + 1),  # three steps ahead, and so is this:
         "column_wraps": 1,
-        "distance": ADDRESS_BITS,  # from the next pixel to the one behind it
+        "distance": ADDRESS_BITS,  # two steps ahead: from the pixel behind the next one to the one behind that
+        "behind": ADDRESS_BITS,
         "next": ADDRESS_BITS,
         "here": ADDRESS_BITS,
     }
 )
-"""A walk works ahead, so that every step is one addition and no decision waits for another. ``column`` and ``row``
-count from the place where a step would wrap, which makes their signs the decisions."""
+"""A walk works ahead, so that every step is one addition, no decision waits for another, and the state may follow a
+cycle behind the step. ``column`` and ``row`` count from the place where a step would wrap, which makes their signs the
+decisions."""
 
 
 class PixelWalk(Component):
@@ -46,8 +48,8 @@ class PixelWalk(Component):
     -------
     load: go to ``start``; ``stride`` must be stable from here on, ``start`` for `hardware.timing.WALK_LATENCY` cycles.
     step: go to the next pixel.
-    save, restore: remember the next place (with ``step``) as the one to come back to; go back to it, not in the cycle
-        after a ``save``. ``load`` saves, too.
+    save, restore: remember the next place (with ``step``) as the one to come back to; go back to it, not together with
+        a ``step`` and not in the cycle after a ``save``. ``load`` saves, too.
 
     Latency: ``address`` and ``next_address`` fit each other `hardware.timing.WALK_LATENCY` cycles after ``load``, one
     cycle after ``step`` or ``restore``. Throughput: one step per cycle.
@@ -66,8 +68,15 @@ class PixelWalk(Component):
         m = Module()
         stride, start = self.stride, self.start
         state = Signal(STATE)
+        after = Signal(STATE)
         saved = Signal(STATE)
-        m.d.comb += [self.address.eq(state.here), self.next_address.eq(state.next)]
+        stepped = Signal()  # the state is still that of before the step
+        m.d.sync += [stepped.eq(self.step), state.eq(after)]
+        m.d.comb += [
+            after.eq(state),
+            self.address.eq(Mux(stepped, state.next, state.here)),
+            self.next_address.eq(Mux(stepped, state.behind, state.next)),
+        ]
 
         # Constants of the walk, from sums of at most two terms.
         column_back, row_back = (Signal(signed(SIZE_BITS + 1), name=n) for n in ("column_back", "row_back"))
@@ -85,34 +94,40 @@ class PixelWalk(Component):
         column_wraps, row_wraps = state.column >= 0, state.row >= 0
         distance = Mux(state.column_wraps, Mux(row_wraps, past_both, past_row), Mux(row_wraps, past_image, stride.step))
         ahead = [
-            state.column.eq(state.column + Mux(column_wraps, column_back, stride.columns)),
-            state.column_wraps.eq(column_wraps),
-            state.row.eq(state.row + Mux(row_wraps, row_back, stride.rows) + column_wraps),
-            state.distance.eq(distance),
+            after.column.eq(state.column + Mux(column_wraps, column_back, stride.columns)),
+            after.column_wraps.eq(column_wraps),
+            after.row.eq(state.row + Mux(row_wraps, row_back, stride.rows) + column_wraps),
+            after.distance.eq(distance),
         ]
         first_row = Signal.like(state.row)
         # The cycles after a load, by the register that they fill.
         loading = Signal(WALK_LATENCY - 1)
-        column, row, first_distance, first_next = loading
+        column, row, first_distance, first_next, first_behind = loading
         m.d.sync += [loading.eq(Cat(self.load, loading)), first_row.eq(start.y + row_back)]
         with m.If(column):
-            m.d.sync += state.column.eq(start.x + column_back)
+            m.d.comb += after.column.eq(start.x + column_back)
         with m.If(row):
-            m.d.sync += [*ahead, state.row.eq(first_row + column_wraps)]
+            m.d.comb += [*ahead, after.row.eq(first_row + column_wraps)]
         with m.If(first_distance):
-            m.d.sync += ahead
+            m.d.comb += ahead
         with m.If(first_next):
-            m.d.sync += [*ahead, state.here.eq(start.address), state.next.eq(start.address + state.distance)]
-        with m.If(self.step):
-            m.d.sync += [*ahead, state.here.eq(state.next), state.next.eq(state.next + state.distance)]
-        with m.If(self.restore):
-            m.d.sync += state.eq(saved)
+            m.d.comb += [*ahead, after.here.eq(start.address), after.next.eq(start.address + state.distance)]
+        with m.If(first_behind):
+            m.d.comb += [*ahead, after.behind.eq(state.next + state.distance)]
+        with m.If(stepped):
+            m.d.comb += [
+                *ahead,
+                after.here.eq(state.next),
+                after.next.eq(state.behind),
+                after.behind.eq(state.behind + state.distance),
+            ]
 
-        # A cycle later, so that what is saved need not come through the sums.
         saving = Signal()
         m.d.sync += saving.eq((self.step & self.save) | first_next)
         with m.If(saving):
-            m.d.sync += saved.eq(state)
+            m.d.sync += saved.eq(after)
+        with m.If(self.restore):
+            m.d.sync += state.eq(saved)
         return m
 
 

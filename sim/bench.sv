@@ -208,7 +208,7 @@ module bench #(
         @(negedge clk);
         if (reset_first) begin
             reset = 1;
-            repeat (2) @(negedge clk);
+            repeat (16) @(negedge clk);  // AXI's usual minimum, and what the pipelines without reset need
             reset = 0;
             @(negedge clk);
         end

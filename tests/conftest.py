@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 
 from hardware.accelerator import Accelerator, load_accelerator
+from rtl.axi import REQUEST_TO_BEAT, WORD_LATENCY
 
 torch.set_num_threads(1)  # as the command line does; two workers of pytest share the cores
 
@@ -63,12 +64,18 @@ def simulate() -> Callable[..., None]:
     return run
 
 
+REQUEST_TO_WORD = REQUEST_TO_BEAT - WORD_LATENCY
+"""Write request taken to its first word being taken."""
+
+
 class ReadPort:
     """One read channel of a `PlainMemory`."""
 
     def __init__(self) -> None:
+        self.next: tuple[int, int] | None = None
+        """Address and words of the request in the AXI unit's first register ..."""
         self.held: tuple[int, int] | None = None
-        """Address and words of the request whose address waits on the bus."""
+        """... and of the one whose address waits on the bus."""
         self.coming: deque[tuple[int, int]] = deque()  # cycle, address
         self.free = 0
         self.requests: list[tuple[int, int, int]] = []
@@ -83,12 +90,12 @@ class ReadPort:
 class PlainMemory:
     """The memory behind the engine's ports, for Amaranth's simulator: `read`, `write`, then `tick` in every cycle.
 
-    It stands for the AXI units and the memory of `sim/dram.sv`, without bursts. A request's address is on the bus one
-    cycle after the request is taken; word k of an address accepted in cycle t comes in cycle t + 1 + latency +
-    k * interval, and the port is occupied for words * interval cycles. A word to write is on the bus one cycle after
-    it is taken, which is after its request, and accepted `interval` cycles after the one before. With ``refuse`` every
-    channel also hesitates at random. All read ports see the same words. What it refuses must be offered again,
-    unchanged.
+    It stands for the AXI units and the memory of `sim/dram.sv`, without bursts. A request's address is on the bus two
+    cycles after the request is taken, if none is in the way; word k of an address accepted in cycle t comes in cycle
+    t + 1 + latency + k * interval, and the port is occupied for words * interval cycles. A word to write is taken
+    `REQUEST_TO_WORD` after its request or later, on the bus one cycle after that, and accepted `interval` cycles after
+    the one before. With ``refuse`` every channel also hesitates at random. All read ports see the same words. What it
+    refuses must be offered again, unchanged.
     """
 
     def __init__(self, words: np.ndarray, latency: int = 0, interval: int = 1, refuse: float = 0.0, seed: int = 0):
@@ -99,7 +106,7 @@ class PlainMemory:
         self.ports = [ReadPort() for _ in range(4)]
         self._write_free = 0
         self._offered: dict[str, tuple[int, ...]] = {}
-        self._owed: deque[int] = deque()  # addresses that were asked for before this cycle and whose words were not
+        self._owed: deque[tuple[int, int]] = deque()  # addresses asked for whose words were not taken, and from when
         self._beat: tuple[int, int, int] | None = None  # on the bus: address, strobes, data
         self._idle_from = 0
         self.write_requests: list[tuple[int, int, int]] = []
@@ -128,13 +135,15 @@ class PlainMemory:
             state.free = self.now + words * self._interval
             state.addresses.append(self.now)
             state.held = None
-        ready = state.held is None and not self._hesitates()
+        if state.held is None:
+            state.held, state.next = state.next, None
+        ready = state.next is None and not self._hesitates()
         ctx.set(request.ready, ready)
         valid, address, words = (ctx.get(s) for s in (request.valid, request.payload.address, request.payload.words))
         assert state.refused is None or (valid and state.refused == (address, words)), "a request that was withdrawn"
         state.refused = (address, words) if valid and not ready else None
         if ready and valid:
-            state.held = address, words
+            state.next = address, words
             state.requests.append((self.now, address, words))
             self.words_read += words
 
@@ -166,16 +175,16 @@ class PlainMemory:
 
         strobe = ctx.get(channel.word.payload.strobe)
         data = ctx.get(channel.word.payload.data) & _bytes_of(strobe)
-        ready = bool(self._owed) and self._beat is None and not self._hesitates()
+        ready = bool(self._owed) and self._owed[0][1] <= self.now and self._beat is None and not self._hesitates()
         if self._handshake(ctx, "word", channel.word, ready, (strobe, data)):
-            self._beat = self._owed.popleft(), strobe, data
+            self._beat = self._owed.popleft()[0], strobe, data
             self.taken.append((self.now, data, strobe))
 
         request = channel.request.payload
         address, words = ctx.get(request.address), ctx.get(request.words)
         if self._handshake(ctx, "write request", channel.request, not self._hesitates(), (address, words)):
             assert words > 0, "a request without words"
-            self._owed.extend(range(address, address + words))
+            self._owed.extend((address + word, self.now + REQUEST_TO_WORD) for word in range(words))
             self.write_requests.append((self.now, address, words))
 
     async def tick(self, ctx) -> None:

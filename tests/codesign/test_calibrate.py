@@ -11,7 +11,7 @@ from codesign.sampling import random_operands
 from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.schedule import schedule
-from rtl.engine import Engine
+from rtl.accelerator import BitSerialAccelerator
 from rtl.popcount import Popcount
 from rtl.verilog import TOP
 from sim.reference import reference_sums
@@ -78,7 +78,7 @@ def test_a_fault_in_the_gateware_is_found(tiny, monkeypatch):
             return super().elaborate(platform)
 
     monkeypatch.setattr("rtl.array.Popcount", ForgetsTheLastBit)
-    faulty = verilog.convert(Engine(tiny), name=TOP, emit_src=False)
+    faulty = verilog.convert(BitSerialAccelerator(tiny), name=TOP, emit_src=False)
     monkeypatch.setattr("sim.run.engine_verilog", lambda accelerator: faulty)
     report = calibrate(tiny, samples=20, seed=0)
     assert report["output_mismatches"] == sum(row["mismatches"] for row in report["rows"]) > 0

@@ -236,7 +236,8 @@ def test_simulate_runs_kernel_wise_and_pruned_layers(cli: Cli, tmp_path: Path) -
     assert result["rtl_cycles"] == result["model_cycles"]
     cycles = {row["name"]: row["model_cycles"] for row in result["layers"]}
     whole = {row["name"]: row["model_cycles"] for row in cli.json("simulate --bits 4")["layers"]}
-    assert cycles["fc2"] < 0.75 * whole["fc2"]  # pruned: its biases are still requantized, row tile by row tile
+    # Pruned: its instruction is still read, and its biases requantized, row tile by row tile.
+    assert cycles["fc2"] < 0.8 * whole["fc2"]
 
 
 def test_simulate_selects_layers_and_writes_waves(cli: Cli, tmp_path: Path) -> None:

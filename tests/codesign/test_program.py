@@ -28,21 +28,18 @@ def wide(machine) -> Accelerator:
     return machine(dm=4, dn=4, dk=128, ports=4, lhs_entries=256, rhs_entries=256, plane_words=16)
 
 
-@pytest.fixture(scope="module")
-def quantized() -> Callable[..., IntegerNetwork]:
-    """``quantized(module, shape, weights, activations)``: random weights, one width for all or one per layer."""
-
-    def make(module: Callable[[], nn.Module], shape: tuple[int, int, int], weights=4, activations=4, seed=0):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            traced = trace(module().eval(), shape)
-            images = torch.randn(12, *shape)
-        count = len(traced.layers)
-        bits = (each if isinstance(each, list) else [each] * count for each in (weights, activations))
-        policy = Policy.from_bits("random", traced.layers, list(zip(*bits, strict=True)))
-        return IntegerNetwork(QuantizedNetwork(traced, policy, Calibration(traced, images)).eval())
-
-    return make
+def quantized_network(
+    module: Callable[[], nn.Module], shape: tuple[int, int, int], weights=4, activations=4, seed=0
+) -> IntegerNetwork:
+    """A module with random weights; ``weights`` and ``activations`` are one width for all layers or one per layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        traced = trace(module().eval(), shape)
+        images = torch.randn(12, *shape)
+    count = len(traced.layers)
+    bits = (each if isinstance(each, list) else [each] * count for each in (weights, activations))
+    policy = Policy.from_bits("random", traced.layers, list(zip(*bits, strict=True)))
+    return IntegerNetwork(QuantizedNetwork(traced, policy, Calibration(traced, images)).eval())
 
 
 def image_of(shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
@@ -321,21 +318,19 @@ NETWORKS: dict[str, tuple] = {
 
 @pytest.mark.parametrize("machine_name", ["tiny", "wide"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_gives_the_values_of_integer_inference_in_the_modelled_cycles(
-    tiny, wide, quantized, name, machine_name
-):
+def test_a_network_gives_the_values_of_integer_inference_in_the_modelled_cycles(tiny, wide, name, machine_name):
     module, weights, activations, *before = NETWORKS[name]
     accelerator = {"tiny": tiny, "wide": wide}[machine_name]
-    network, image = quantized(module, SHAPE, weights, activations), image_of(SHAPE)
+    network, image = quantized_network(module, SHAPE, weights, activations), image_of(SHAPE)
     program = build_program(network, accelerator, SHAPE)
     (outcome,) = simulate_jobs([job_of(program, image)], accelerator).outcomes
     check(network, program, image, outcome, before=before[0] if before else None)
     assert len(set(network.run(image).scores[0].tolist())) > 1  # equal scores would prove little
 
 
-def test_every_width_of_weights_and_activations(tiny, quantized):
-    networks = [quantized(Chain, SHAPE, bits, 9 - bits, seed=bits) for bits in range(1, 9)]
-    networks += [quantized(Chain, SHAPE, bits, bits, seed=bits) for bits in (1, 8)]
+def test_every_width_of_weights_and_activations(tiny):
+    networks = [quantized_network(Chain, SHAPE, bits, 9 - bits, seed=bits) for bits in range(1, 9)]
+    networks += [quantized_network(Chain, SHAPE, bits, bits, seed=bits) for bits in (1, 8)]
     programs = [build_program(network, tiny, SHAPE) for network in networks]
     image = image_of(SHAPE)
     outcomes = simulate_jobs([job_of(program, image) for program in programs], tiny).outcomes
@@ -344,16 +339,16 @@ def test_every_width_of_weights_and_activations(tiny, quantized):
 
 
 @pytest.mark.parametrize(("latency", "cycles_per_word"), [(0, 1), (90, 2), (3, 16)])
-def test_a_program_behind_other_memories(tiny, quantized, latency, cycles_per_word):
-    network, image = quantized(Residual, SHAPE), image_of(SHAPE, 1)
+def test_a_program_behind_other_memories(tiny, latency, cycles_per_word):
+    network, image = quantized_network(Residual, SHAPE), image_of(SHAPE, 1)
     program, memory = build_program(network, tiny, SHAPE), Memory(latency=latency, cycles_per_word=cycles_per_word)
     (outcome,) = simulate_jobs([job_of(program, image, memory)], tiny, memory).outcomes
     check(network, program, image, outcome, memory)
 
 
-def test_lenet_on_several_images(tiny, quantized):
+def test_lenet_on_several_images(tiny):
     shape = (1, 8, 8)
-    network = quantized(lambda: create_network("lenet", seed=0), shape)
+    network = quantized_network(lambda: create_network("lenet", seed=0), shape)
     program = build_program(network, tiny, shape)
     images = [image_of(shape, seed) for seed in range(3)]
     outcomes = simulate_jobs([job_of(program, image) for image in images], tiny).outcomes
@@ -457,8 +452,8 @@ UNUSUAL = {
     "name",
     list(UNUSUAL),
 )
-def test_what_is_lowered_is_right_or_else_refused(tiny, quantized, name):
-    network, image = quantized(UNUSUAL[name][0], SHAPE), image_of(SHAPE)
+def test_what_is_lowered_is_right_or_else_refused(tiny, name):
+    network, image = quantized_network(UNUSUAL[name][0], SHAPE), image_of(SHAPE)
     try:
         program = build_program(network, tiny, SHAPE)
     except InputError:
@@ -483,29 +478,29 @@ def test_what_is_lowered_is_right_or_else_refused(tiny, quantized, name):
         ),
     ],
 )
-def test_a_network_that_the_machine_cannot_run_is_refused_by_its_node(tiny, quantized, between, features, message):
-    network = quantized(lambda: Around(between, features), SHAPE)
+def test_a_network_that_the_machine_cannot_run_is_refused_by_its_node(tiny, between, features, message):
+    network = quantized_network(lambda: Around(between, features), SHAPE)
     with pytest.raises(InputError, match=message):
         build_program(network, tiny, SHAPE)
 
 
-def test_channels_that_the_machine_moves_together_may_not_reach_beyond_the_padded_ones(machine, quantized):
+def test_channels_that_the_machine_moves_together_may_not_reach_beyond_the_padded_ones(machine):
     # 7 channels are moved as 8; before them 4, behind them 1 of zeros: 12 in all, on a machine that takes 8 at a time.
     padded = Around(lambda x: F.pad(x[:, :, ::2], (0, 0, 0, 0, 4, 4)), 16 * 24)
-    network = quantized(lambda: padded, SHAPE)
+    network = quantized_network(lambda: padded, SHAPE)
     assert build_program(network, machine(dm=8), SHAPE).steps
     with pytest.raises(InputError, match="puts 4 channels before 8, but variant moves 16 at a time"):
         build_program(network, machine(dm=16), SHAPE)
 
 
-def test_a_layer_that_does_not_fit_is_refused_by_name(machine, quantized):
-    network = quantized(Chain, SHAPE)
+def test_a_layer_that_does_not_fit_is_refused_by_name(machine):
+    network = quantized_network(Chain, SHAPE)
     with pytest.raises(InputError, match="'first' needs 37 entries for one weight tile"):
         build_program(network, machine(rhs_entries=16, lhs_entries=16), SHAPE)
 
 
-def test_only_the_last_instruction_ends_the_program_and_they_lie_in_a_row(tiny, quantized):
-    program = build_program(quantized(OptionA, SHAPE), tiny, SHAPE)
+def test_only_the_last_instruction_ends_the_program_and_they_lie_in_a_row(tiny):
+    program = build_program(quantized_network(OptionA, SHAPE), tiny, SHAPE)
     instructions = program.memory[program.address :].reshape(len(program.steps), -1)
     assert (instructions[:, 0] >> np.uint64(8) & np.uint64(1)).tolist() == [0] * (len(program.steps) - 1) + [1]
     # Slice and padding are one instruction; what is rectified is so by the instruction before.
@@ -518,9 +513,9 @@ def test_only_the_last_instruction_ends_the_program_and_they_lie_in_a_row(tiny, 
     ]
 
 
-def test_a_value_is_written_only_as_it_is_read(tiny, quantized):
+def test_a_value_is_written_only_as_it_is_read(tiny):
     def written(module, activations):
-        program = build_program(quantized(module, SHAPE, 4, activations), tiny, SHAPE)
+        program = build_program(quantized_network(module, SHAPE, 4, activations), tiny, SHAPE)
         return [(s.name, s.fields["write_values"], s.fields["plane_bits"]) for s in program.steps]
 
     assert written(Chain, [8, 3, 5]) == [("first", 0, 3), ("second", 0, 5), ("last", 1, 0)]
@@ -529,8 +524,8 @@ def test_a_value_is_written_only_as_it_is_read(tiny, quantized):
     assert two_widths[:3] == [("first", 1, 4), ("first", 0, 6), ("one", 1, 0)]
 
 
-def test_a_program_is_not_changed_by_an_image(tiny, quantized):
-    program = build_program(quantized(Image, SHAPE), tiny, SHAPE)
+def test_a_program_is_not_changed_by_an_image(tiny):
+    program = build_program(quantized_network(Image, SHAPE), tiny, SHAPE)
     before = program.memory.copy()
     memory = program.with_image(image_of(SHAPE).double().numpy())
     assert (program.memory == before).all()

@@ -1,17 +1,21 @@
 """The whole machine under its AXI4-Lite registers, with a plain AXI memory, in Amaranth's simulator."""
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
 
+import rtl.accelerator
 from codesign.lowering import lower
 from hardware.cycles import layer_cycles
 from hardware.instruction import FIELDS, encode
 from hardware.layer import Layer
 from hardware.operands import Operands
 from hardware.registers import MAGIC, REGISTERS, ErrorCode
+from hardware.timing import VECTOR_LATENCY, sums_latency
 from rtl.accelerator import BitSerialAccelerator
+from rtl.control import FLUSH_CYCLES
 from sim.reference import reference_sums
 
 BASE = 0x8000_0000
@@ -20,6 +24,7 @@ MASKS = {register.port(field): field.mask for register in REGISTERS for field in
 START, SOFT_RESET = MASKS["control_start"], MASKS["control_soft_reset"]
 ENABLE, DONE, ERROR = MASKS["control_interrupt_enable"], MASKS["status_done"], MASKS["status_error"]
 BUSY, PENDING = MASKS["status_busy"], MASKS["status_interrupt_pending"]
+RESETTING = MASKS["status_resetting"]
 
 
 class Bus:
@@ -116,6 +121,46 @@ class Bus:
             await self.tick(ctx)
         raise AssertionError("no interrupt came")
 
+    async def stopped(self, ctx, reads: int = 100) -> None:
+        for _ in range(reads):
+            if not await self.read(ctx, "status") & BUSY:
+                return
+        raise AssertionError("it stays busy")
+
+
+class Watched(Bus):
+    """Looks in every cycle at what passes between the engine and the AXI units."""
+
+    def __init__(self, dut, words: np.ndarray, latency: int, parts: dict[str, Any]):
+        super().__init__(dut, words, latency)
+        self.parts = parts
+        self.halted, self.was_busy = True, False  # a cycle ago
+        self.stopped_since_start = True
+        self.starts: list[bool] = []
+        """For every start that the engine got, whether the machine was busy a cycle before."""
+
+    async def tick(self, ctx) -> None:
+        control, reader, writer = (self.parts[name] for name in ("Control", "AxiReader", "AxiWriter"))
+        halt, start = ctx.get(control.halt), ctx.get(control.engine_start)
+        asks = (reader.request, writer.request, writer.word)
+        if ctx.get(control.engine_reset):
+            assert halt, "the engine is in reset and a unit could take what it says"
+            assert self.halted, "a word may pass while the engine is being reset"
+        self.stopped_since_start |= halt
+        if self.stopped_since_start:
+            assert not any(ctx.get(one.valid & one.ready) for one in asks), "a stopped program reached a unit"
+            assert not ctx.get(reader.word.valid), "a word for a stopped program reached the engine"
+            if not halt:
+                assert not any(ctx.get(one.valid) for one in asks), "something is left of a stopped program"
+                assert ctx.get(reader.idle & writer.idle), "a unit has not ended"
+        if start:
+            assert not halt
+            assert not ctx.get(control.engine_reset)
+            self.starts.append(self.was_busy)
+            self.stopped_since_start = False
+        self.halted, self.was_busy = halt, bool(ctx.get(control.busy))
+        await super().tick(ctx)
+
 
 @pytest.fixture(scope="module")
 def accelerator(machine):
@@ -141,12 +186,13 @@ def test_a_program_runs_from_registers_to_interrupt(simulate, accelerator, opera
         assert await bus.read(ctx, "status") == BUSY
         await bus.interrupt(ctx)
         assert await bus.read(ctx, "status") == DONE | PENDING
-        assert await bus.read(ctx, "cycles") == layer_cycles(lowered.schedule)
         results = np.array(bus.words[lowered.result_address :], dtype=np.uint64)
         assert (lowered.outputs(results) == reference_sums(operands)).all()
+        cycles = await bus.read(ctx, "cycles")
         await bus.write(ctx, "status", DONE)
         assert not ctx.get(dut.interrupt)
         assert await bus.read(ctx, "status") == 0
+        assert cycles == layer_cycles(lowered.schedule)
 
     simulate(dut, testbench)
 
@@ -159,8 +205,8 @@ def test_it_stops_and_starts_again(simulate, accelerator, operands):
     async def testbench(ctx):
         await bus.start(ctx, program=len(lowered.image))
         await bus.interrupt(ctx)
-        await bus.tick(ctx)
-        await bus.tick(ctx)
+        assert await bus.read(ctx, "status") == BUSY | RESETTING | ERROR | PENDING
+        await bus.stopped(ctx)
         assert await bus.read(ctx, "status") == DONE | ERROR | PENDING
         assert await bus.read(ctx, "error_code") == ErrorCode.ILLEGAL_INSTRUCTION
         await bus.write(ctx, "status", DONE | ERROR)
@@ -169,6 +215,7 @@ def test_it_stops_and_starts_again(simulate, accelerator, operands):
             await bus.tick(ctx)
         assert await bus.read(ctx, "error_code") == ErrorCode.NONE
         await bus.write(ctx, "control", ENABLE | SOFT_RESET)
+        assert await bus.read(ctx, "status") == BUSY | RESETTING
         await bus.interrupt(ctx)
         assert await bus.read(ctx, "status") == DONE | PENDING
         assert not bus.beats
@@ -176,8 +223,70 @@ def test_it_stops_and_starts_again(simulate, accelerator, operands):
         await bus.write(ctx, "status", DONE)
         await bus.start(ctx)
         await bus.interrupt(ctx)
-        assert await bus.read(ctx, "cycles") == layer_cycles(lowered.schedule)
         results = np.array(bus.words[lowered.result_address : len(lowered.image)], dtype=np.uint64)
         assert (lowered.outputs(results) == reference_sums(operands)).all()
+        assert await bus.read(ctx, "cycles") == layer_cycles(lowered.schedule)
 
     simulate(dut, testbench)
+
+
+@pytest.fixture
+def parts(monkeypatch) -> dict[str, Any]:
+    """The control and the AXI units of the machine that is built next, by their class's name."""
+    kept: dict[str, Any] = {}
+
+    def keep(name: str, build):
+        def built():
+            kept[name] = build()
+            return kept[name]
+
+        monkeypatch.setattr(rtl.accelerator, name, built)
+
+    for name in ("Control", "AxiReader", "AxiWriter"):
+        keep(name, getattr(rtl.accelerator, name))
+    return kept
+
+
+async def stop_and_start(ctx, bus: Watched, lowered, sums: np.ndarray, at: int, delay: int) -> bool:
+    """Stop a program ``at`` cycles after its start; whether the start ``delay`` cycles later was taken at once."""
+    await bus.start(ctx)
+    for _ in range(at):
+        await bus.tick(ctx)
+    await bus.write(ctx, "control", ENABLE | SOFT_RESET)
+    for _ in range(delay):
+        await bus.tick(ctx)
+    starts = len(bus.starts)
+    await bus.write(ctx, "control", ENABLE | START)
+    taken = len(bus.starts) > starts
+    if not taken:
+        await bus.stopped(ctx)
+        assert await bus.read(ctx, "error_code") == ErrorCode.START_WHILE_BUSY
+        await bus.write(ctx, "control", ENABLE | START)
+    await bus.write(ctx, "status", DONE | ERROR)
+    bus.words[lowered.result_address :] = [0] * lowered.result_words
+    await bus.interrupt(ctx)
+    assert await bus.read(ctx, "status") == DONE | PENDING
+    results = np.array(bus.words[lowered.result_address :], dtype=np.uint64)
+    assert (lowered.outputs(results) == sums).all(), f"stopped after {at} cycles, started {delay} later"
+    await bus.write(ctx, "status", DONE)
+    return taken
+
+
+def test_nothing_of_a_stopped_program_passes_and_a_start_right_behind_it_runs(simulate, accelerator, operands, parts):
+    lowered, dut = lower(operands, accelerator), BitSerialAccelerator(accelerator)
+    bus, sums = Watched(dut, lowered.image, accelerator.memory.latency, parts), reference_sums(operands)
+
+    async def testbench(ctx):
+        soonest = FLUSH_CYCLES - 1  # the two writes take three cycles
+        assert not await stop_and_start(ctx, bus, lowered, sums, 60, soonest - 1)
+        assert await stop_and_start(ctx, bus, lowered, sums, 60, soonest)
+        assert bus.starts == [False, False, False, True], "the last start came right behind the stop"
+        for at in (0, 3, 33, 120, 132, 140, 150):  # among instruction words, operands, results
+            await stop_and_start(ctx, bus, lowered, sums, at, soonest)
+
+    simulate(dut, testbench)
+
+
+def test_the_pipelines_without_reset_run_empty_while_the_engine_is_reset():
+    longest = max(VECTOR_LATENCY, *(sums_latency(dk) for dk in (64, 128, 256, 512)))
+    assert longest < FLUSH_CYCLES  # what they get in the first cycle of the reset is from before

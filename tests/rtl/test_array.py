@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from amaranth.back import verilog
 
-from hardware.timing import array_latency
+from hardware.timing import BUFFER_LATENCY, array_latency
 from rtl.array import STEP, BitSerialArray, FlatArray
 from rtl.interface import ACCUMULATOR_BITS
 from sim.yosys import run_yosys
@@ -16,7 +16,7 @@ BITS = list(STEP.members)
 
 
 def drive(array: BitSerialArray, steps, pause: float, rng, finished: list, delays: list):
-    """A testbench that issues ``steps``, each with its operands one cycle later, and notes the finished sums.
+    """A testbench that issues ``steps``, each with its operands `BUFFER_LATENCY` later, and notes the finished sums.
 
     A step is (step bits, left vectors, right vectors). In a cycle in which none is issued, with probability
     ``pause``, the inputs hold noise.
@@ -24,7 +24,7 @@ def drive(array: BitSerialArray, steps, pause: float, rng, finished: list, delay
     bipolar = hasattr(array, "column_sums")
 
     async def testbench(ctx):
-        waiting, operands = list(steps), None
+        waiting, coming = list(steps), [None] * BUFFER_LATENCY
         last_at = []  # cycles of steps marked last that are still in the array
         cycle = 0
         while waiting or last_at:
@@ -32,11 +32,12 @@ def drive(array: BitSerialArray, steps, pause: float, rng, finished: list, delay
             step, *vectors = waiting.pop(0) if issue else ({name: int(rng.integers(2)) for name in BITS}, None, None)
             ctx.set(array.step_valid, issue)
             ctx.set(array.step, step)
+            operands, *coming = coming
             for side, port in enumerate((array.lhs, array.rhs)):
                 for i in range(len(port)):
                     noise = int.from_bytes(rng.bytes(8), "little")
                     ctx.set(port[i], operands[side][i] if operands and operands[side] is not None else noise)
-            operands = vectors
+            coming.append(vectors)
             if issue and step["last"]:
                 last_at.append(cycle)
             if ctx.get(array.sums_valid):

@@ -28,7 +28,7 @@ class Slave:
     and the beats follow in the cycle after. Otherwise it hesitates at random on every channel.
     """
 
-    def __init__(self, unit, prefix: str, hesitation: float, seed: int, latency: int = 0):
+    def __init__(self, unit, prefix: str, hesitation: float, seed: int, latency: int):
         self.axi, self.prefix, self.hesitation, self.latency = unit.axi, prefix, hesitation, latency
         self.word_bytes = unit.word_bytes
         self.rng = np.random.default_rng(seed)
@@ -104,10 +104,14 @@ class ReadSlave(Slave):
 
 
 class WriteSlave(Slave):
-    """Keeps what is written when it responds. When it hesitates, it may take beats before their address."""
+    """Keeps what is written when it responds. When it hesitates, it may take beats before their address.
 
-    def __init__(self, unit, hesitation=0.0, seed=0, latency=0):
+    The ideal one takes an address as soon as all but ``ahead`` bursts have their last beat.
+    """
+
+    def __init__(self, unit, hesitation=0.0, seed=0, latency=0, ahead=0):
         super().__init__(unit, "aw", hesitation, seed, latency)
+        self.ahead = ahead
         self.written: dict[int, int] = {}
         """Address to data, bytes that were not enabled are 0."""
         self.beats: list[tuple[int, int]] = []  # of the burst that is coming
@@ -138,7 +142,8 @@ class WriteSlave(Slave):
             if beat[2]:
                 self.whole.append(self.beats)
                 self.beats = []
-        taken = self.address(ctx, len(self.expected) == len(self.whole) if ideal else not self.hesitates())
+        owed = len(self.expected) - len(self.whole)
+        taken = self.address(ctx, owed <= self.ahead if ideal else not self.hesitates())
         if taken:
             self.expected.append(taken)
         for (_, length), beats in zip(self.expected, [*self.whole, self.beats], strict=False):
@@ -315,10 +320,32 @@ def test_an_ideal_slave_gives_a_word_in_every_cycle(simulate, name):
     assert [cycle for cycle, _ in engine.received] == [ADDRESS_LATENCY + 1 + k for k in range(words)]
 
 
-@pytest.mark.parametrize("name", STREAMS)
-def test_an_ideal_slave_takes_a_word_in_every_cycle(simulate, name):
+def test_a_read_slave_that_takes_every_address_is_given_one_in_every_cycle(simulate):
+    reader = AxiReader()
+    slave = ReadSlave(reader)
+    slave.silent = True
+    engine = Engine(reader, slave)
+
+    async def testbench(ctx):
+        await prepare(ctx, reader)
+        engine.requests.extend(request(*r) for r in STREAMS["mixed"])
+        for _ in range(40):
+            slave.free = 0
+            await engine.cycle(ctx)
+
+    simulate(reader, testbench)
+    bursts = [burst for r in STREAMS["mixed"] for burst in bursts_of(*r)]
+    assert slave.bursts == bursts
+    assert slave.first_offered == [ADDRESS_LATENCY + k for k in range(len(bursts))]
+
+
+@pytest.mark.parametrize(
+    ("name", "ahead"),
+    [("one word each", 1), ("one word each", 9), ("long, across pages", 0), ("mixed", 1), ("mixed", 9)],
+)
+def test_an_ideal_slave_takes_a_word_in_every_cycle(simulate, name, ahead):
     writer = AxiWriter()
-    slave = WriteSlave(writer)
+    slave = WriteSlave(writer, ahead=ahead)
     engine = Engine(writer, slave)
     words = sum(count for _, count in STREAMS[name])
 
@@ -331,6 +358,21 @@ def test_an_ideal_slave_takes_a_word_in_every_cycle(simulate, name):
     simulate(writer, testbench)
     assert slave.first_offered[0] == ADDRESS_LATENCY
     assert slave.beat_cycles == [REQUEST_TO_BEAT + k for k in range(words)]
+
+
+def test_a_slave_that_waits_for_the_last_beat_takes_two_words_of_their_own_in_three_cycles(simulate):
+    writer = AxiWriter()
+    slave = WriteSlave(writer)
+    engine = Engine(writer, slave)
+
+    async def testbench(ctx):
+        await prepare(ctx, writer)
+        engine.requests.extend(request(7 * k, 1) for k in range(60))
+        engine.words.extend(random_words(np.random.default_rng(7), 60))
+        await engine.until_idle(ctx)
+
+    simulate(writer, testbench)
+    assert slave.beat_cycles == [REQUEST_TO_BEAT + k + k // 2 for k in range(60)]
 
 
 def test_a_late_word_is_on_the_bus_after_word_latency(simulate):
@@ -383,13 +425,13 @@ def test_a_request_beyond_the_limit_is_refused_and_nothing_follows_until_halt(si
 
     async def testbench(ctx):
         await prepare(ctx, master)
-        engine.requests.extend(request(*r) for r in [(LIMIT - 3, 3), bad, (0, 1)])
+        engine.requests.extend(request(*r) for r in [(LIMIT - 3, 3), bad, (9, 1), (0, 1)])
         engine.words.extend(random_words(np.random.default_rng(10), 10))
         for _ in range(50):
             await engine.cycle(ctx)
         assert slave.bursts == [(LIMIT - 3, 3)]
-        assert [error[1:] for error in engine.errors] == [(ErrorCode.ADDRESS_RANGE, bad[0])]
-        assert list(engine.requests) == [request(0, 1)]
+        assert engine.errors == [(engine.taken_at[1] + 2, ErrorCode.ADDRESS_RANGE, bad[0])]
+        assert list(engine.requests) == [request(0, 1)]  # one more is taken, and forgotten by halt
         assert not ctx.get(master.idle)
         ctx.set(master.halt, 1)
         await engine.cycle(ctx)
@@ -397,6 +439,28 @@ def test_a_request_beyond_the_limit_is_refused_and_nothing_follows_until_halt(si
         await engine.until_idle(ctx)
         assert slave.bursts == [(LIMIT - 3, 3), (0, 1)]
         assert len(engine.errors) == 1
+
+    simulate(master, testbench)
+
+
+@pytest.mark.parametrize("unit", [AxiReader, AxiWriter])
+def test_a_request_is_refused_when_those_before_it_have_their_addresses(simulate, unit):
+    master = unit()
+    slave = {AxiReader: ReadSlave, AxiWriter: WriteSlave}[unit](master, hesitation=0.9, seed=3)
+    engine = Engine(master, slave)
+
+    async def testbench(ctx):
+        await prepare(ctx, master)
+        engine.requests.extend(request(*r) for r in [(8, 50), (LIMIT, 1)])
+        engine.words.extend(random_words(np.random.default_rng(10), 50))
+        while len(slave.bursts) < 4:
+            await engine.cycle(ctx)
+            assert not engine.errors
+        through = slave.now
+        for _ in range(10):
+            await engine.cycle(ctx)
+        assert slave.bursts == list(bursts_of(8, 50))
+        assert engine.errors == [(through, ErrorCode.ADDRESS_RANGE, LIMIT)]
 
     simulate(master, testbench)
 

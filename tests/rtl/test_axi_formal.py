@@ -24,7 +24,8 @@ class Proof(Component):
     """What both masters have in common: requests become the right bursts, and halt ends them.
 
     Nothing is assumed of the requests, not even that they wait to be taken. Base and limit change only while idle.
-    ``next`` and ``left`` are the independent account: the next word (base included) and the words not yet asked for.
+    ``next`` and ``left`` are the independent account of the first request: the next word (base included) and the words
+    not yet asked for. ``coming`` is the request behind it: it becomes the first as soon as that is through.
     """
 
     def __init__(self, unit, prefix: str, free: dict):
@@ -83,57 +84,81 @@ class Proof(Component):
             m.d.comb += [Assert(~self.started), Assert(~unit.request.ready)]
 
         next, left, refused = Signal(29), Signal(24), Signal()
+        coming, asked = Signal(READ_REQUEST), Signal()  # the request behind the first, if there is one
         taken = self.request_valid & unit.request.ready
-        bad = (self.request.words == 0) | (self.request.address + self.request.words > self.limit)
+        bad = (coming.words == 0) | (coming.address + coming.words > self.limit)
+        through = ~refused & (left == Mux(self.accepted, beats, 0))
+        moves = asked & through & ~self.stop
         with m.If(valid):
-            m.d.comb += [Assert(~refused), Assert(address == next * WORD_BYTES), Assert(beats <= left)]
-        with m.If(unit.request.ready):  # the request before is through
-            m.d.comb += [Assert(~refused), Assert(left == Mux(self.accepted, beats, 0))]
-        # No bubble: a burst to be made is on the bus, a request is taken as soon as the one before is through.
+            m.d.comb += [
+                Assert(~refused),
+                Assert(address == next * WORD_BYTES),
+                Assert(beats <= left),
+                # As long as may be.
+                Assert((beats == left) | (beats == BURST_BEATS) | ((next + beats) % 512 == 0)),
+            ]
+        # No bubble: a burst to be made is on the bus, a request is taken as soon as there is a place for it.
         self.may_start = Signal()
         with m.If(self.may_start & ~self.stop):
             m.d.comb += Assert(valid | (left == 0))
-        with m.If(~self.stop & ~refused & (left == Mux(self.accepted, beats, 0))):
-            m.d.comb += Assert(unit.request.ready)
+        m.d.comb += Assert(unit.request.ready == (~self.stop & (~asked | through)))
         with m.If(past(m, self.stop)):
             m.d.comb += Assert(unit.idle == ((unit.outstanding == 0) & ~valid))
         m.d.comb += [
-            Assert((unit.error_code == ErrorCode.ADDRESS_RANGE) == past(m, taken & bad)),
+            Assert((unit.error_code == ErrorCode.ADDRESS_RANGE) == past(m, moves & bad)),
             Assert(unit.error == (unit.error_code != ErrorCode.NONE)),
         ]
+        refused_address = past(m, coming.address)
+        with m.If(unit.error_code == ErrorCode.ADDRESS_RANGE):
+            m.d.comb += Assert(unit.error_address == refused_address)
         with m.If(self.accepted):
             m.d.sync += [next.eq(next + beats), left.eq(left - beats)]
         with m.If(self.stop & ~(valid & ~self.address_ready)):
             m.d.sync += [left.eq(0), refused.eq(0)]
+        with m.If(moves):
+            m.d.sync += [next.eq(base + coming.address), left.eq(Mux(bad, 0, coming.words)), refused.eq(bad)]
+        m.d.sync += asked.eq(~self.stop & (taken | (asked & ~moves)))
         with m.If(taken):
-            m.d.sync += [
-                next.eq(base + self.request.address),
-                left.eq(Mux(bad, 0, self.request.words)),
-                refused.eq(bad),
-            ]
+            m.d.sync += coming.eq(self.request)
 
         # What induction needs to know: the account and the unit agree.
         splitter = unit.splitter
+
+        def room(word):
+            """Words to the page's end, if those are fewer than the longest burst's."""
+            return Mux(word % 512 // 16 == 31, 16 - word % 16, 16)
+
         m.d.comb += [
             Assert(splitter.stop == self.stop),
-            Assert(splitter.empty == ((left == 0) & ~refused)),
+            Assert(splitter.asked == asked),
+            Assert(splitter.empty == ((left == 0) & ~refused & ~asked)),
             Assert((left == 0) | ~refused),
         ]
+        with m.If(asked):
+            m.d.comb += [
+                Assert(splitter.next_request == coming),
+                Assert(splitter.to_limit == self.limit - coming.address),
+            ]
         with m.If(left != 0):
             m.d.comb += [
                 Assert(~splitter.refusing),
                 Assert(splitter.left == left),
                 Assert(splitter.burst.payload.address == next * WORD_BYTES),
-                Assert(splitter.room == Mux(next % 512 // 16 == 31, 16 - next % 16, 16)),
+                Assert(splitter.room == room(next)),
+                Assert(splitter.room_behind == room(next + splitter.room)),
+                Assert(splitter.more == (left > splitter.room)),
                 Assert(next >= base),
                 Assert(next + left <= base + self.limit),
             ]
         with m.If(refused):
             m.d.comb += Assert(splitter.refusing)
-        refused_address = past(m, self.request.address)
-        with m.If(unit.error_code == ErrorCode.ADDRESS_RANGE):
-            m.d.comb += Assert(unit.error_address == refused_address)
         return m
+
+    def few(self, m: Module, outstanding) -> Signal:
+        """Whether there was room for two bursts without an answer a cycle ago: one may have started then."""
+        few = Signal(init=1)
+        m.d.sync += few.eq(outstanding < OUTSTANDING - 1)
+        return few
 
 
 class ReaderProof(Proof):
@@ -148,6 +173,7 @@ class ReaderProof(Proof):
         unit, axi = self.unit, self.unit.axi
         m.d.comb += [getattr(axi, name).eq(getattr(self, name)) for name in ("rvalid", "rlast", "rdata", "rresp")]
         owed = Signal(16)  # accepted bursts without their last beat
+        few = self.few(m, owed)
         m.d.sync += owed.eq(owed + self.accepted - (self.rvalid & self.rlast))
         m.d.comb += [
             Assume(~self.rvalid | (owed != 0)),
@@ -156,7 +182,8 @@ class ReaderProof(Proof):
             Assert(unit.word.payload == self.rdata),
             Assert(unit.outstanding == owed),
             Assert(owed + self.channel("valid") <= OUTSTANDING),
-            self.may_start.eq(owed < OUTSTANDING),
+            self.may_start.eq(few),
+            Assert(unit.splitter.hold == ~few),
         ]
         with m.If(unit.idle):
             m.d.comb += [Assert(owed == 0), Assert(~self.channel("valid"))]
@@ -204,20 +231,22 @@ class WriterProof(Proof):
             m.d.comb += [Assert(axi.wvalid), Assert(Cat(axi.wdata, axi.wstrb) == word)]
         with m.If(axi.wvalid & ~waited & ~taken):  # a beat that no word was given for
             m.d.comb += [Assert(stopped), Assert(axi.wstrb == 0)]
-        owes = level - (axi.wvalid & axi.wlast) + self.started != 0  # a beat that is not on the pins
+        owes = level != (axi.wvalid & axi.wlast)  # a beat that is not on the pins, since a cycle ago or longer
         free = ~axi.wvalid | self.wready
         m.d.comb += Assert(unit.word.ready == (owes & free & ~self.stop))
         with m.If(past(m, owes & free & self.stop)):
             m.d.comb += Assert(axi.wvalid)
 
         addresses, data = Signal(16), Signal(16)  # accepted, and not responded to
+        few = self.few(m, unit.outstanding)
         m.d.sync += [addresses.eq(addresses + self.accepted - self.bvalid), data.eq(data + done - self.bvalid)]
         m.d.comb += [
             Assume(~self.bvalid | ((addresses != 0) & (data != 0))),
             Assert(unit.outstanding == addresses + self.waited),
             Assert(unit.outstanding == data + level),
             Assert(unit.outstanding <= OUTSTANDING),
-            self.may_start.eq((unit.outstanding < OUTSTANDING) & (level < AHEAD)),
+            self.may_start.eq(few & (level < AHEAD)),
+            Assert(unit.splitter.hold == (~few | unit.lengths.full)),
         ]
         with m.If(unit.idle):
             m.d.comb += [
@@ -259,11 +288,26 @@ MUTANTS = {  # which proof, text of rtl/axi.py, what it becomes
     "address replaced while it waits": ("writer", "with m.If(burst.valid & burst.ready):", "with m.If(burst.valid):"),
     "burst started after halt": ("reader", "~(self.refusing | self.stop | self.hold)", "~(self.refusing | self.hold)"),
     "burst of 32 beats": ("reader", "BURST_BEATS = 16", "BURST_BEATS = 32"),
-    "burst across a page": ("writer", "PAGE_BYTES = 4096", "PAGE_BYTES = 8192"),
-    "a word beyond the limit": ("reader", "(slack < 0)", "(slack < -1)"),
-    "request of no words": ("writer", "none | (slack < 0)", "slack < 0"),
+    "burst across a page": (
+        "writer",
+        "first_room.eq(longest(low, last_line))",
+        "first_room.eq(BURST_BEATS)",
+    ),
+    "shorter bursts": (
+        "reader",
+        "room.eq(room_behind), room_behind",
+        "room.eq(8), room_behind",
+    ),
+    "burst of no words at the end": ("writer", "(words[: len(beats)] > beats)", "(words[: len(beats)] >= beats)"),
+    "base not kept": ("writer", "PAGE_BYTES = 4096", "PAGE_BYTES = 8192"),
+    "a word beyond the limit": ("reader", "(to_limit < words)", "(to_limit + 1 < words)"),
+    "request of no words": ("writer", "(words == 0) | (to_limit < words)", "to_limit < words"),
     "refused request issued": ("reader", "~(self.refusing | ", "~("),
-    "bubble between requests": ("reader", "(~held | (burst.valid & burst.ready & ~more))", "~held"),
+    "refused twice": ("reader", "self.refused.eq(moved & self.refusing)", "self.refused.eq(held & self.refusing)"),
+    "bubble between bursts": ("reader", "(~held | (burst.valid & burst.ready & ~more))", "~held"),
+    "bubble between requests": ("reader", "(~asked | moves)", "~asked"),
+    "request lost": ("writer", "~self.stop & (~asked | moves)", "~self.stop"),
+    "request kept through halt": ("writer", "asked.eq(~self.stop & (taken", "asked.eq((taken"),
     "last beat of a burst of one word": (
         "writer",
         "self.beat == self.entries[0])",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hardware.timing import BUFFER_LATENCY
 from rtl.buffer import OperandBuffer
 
 
@@ -15,16 +16,17 @@ def test_entries_read_are_the_words_written_in_the_cycles_before(simulate, vecto
     compared = []
 
     async def testbench(ctx):
-        expected = None
+        coming = [None] * BUFFER_LATENCY
         for _ in range(600):
-            if expected is not None:  # one cycle after the address
+            expected, *coming = coming
+            if expected is not None:
                 seen = [
                     [ctx.get(buffer.vectors[i]) >> (64 * k) & (2**64 - 1) for k in range(lanes)] for i in range(vectors)
                 ]
                 compared.append((seen, expected))
             read, written = (int(e) for e in rng.integers(entries, size=2))
             ctx.set(buffer.entry, read)
-            expected = table[:, read].tolist()
+            now = table[:, read].tolist()
             select = int(rng.integers(1 << vectors)) if rng.random() < writes else 0
             lane, word = int(rng.integers(lanes)), int.from_bytes(rng.bytes(8), "little")
             ctx.set(
@@ -37,7 +39,8 @@ def test_entries_read_are_the_words_written_in_the_cycles_before(simulate, vecto
                         table[i, written, :] = 0  # lanes that no word follows for
                     table[i, written, lane] = word
             if read == written and select:
-                expected = None  # what is read while it is written is not promised
+                now = None  # what is read while it is written is not promised
+            coming.append(now)
             await ctx.tick()
 
     buffer = OperandBuffer(vectors, entries, dk)

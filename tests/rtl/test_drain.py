@@ -19,6 +19,8 @@ from rtl.drain import Drain, WriteQueue
 
 DN, PIXEL_WORDS = 2, 5
 PLANE_BITS, PLANE_PIXEL_WORDS = 3, 2
+READ_LATENCY = 2
+"""Cycles from asking the buffers to what they answer."""
 
 
 def fields_of(sums: bool, values: bool, planes: bool) -> dict[str, int]:
@@ -108,12 +110,14 @@ def test_jobs_are_written_in_order_and_without_a_gap_but_their_latencies(
         ctx.set(drain.start, 0)
         for _ in range(WALK_LATENCY):  # no machine is faster with its first sums
             await memory.tick(ctx)
-        sent, turns, column, word = 0, 0, None, None
+        sent, turns, column = 0, 0, 0
+        coming: deque[tuple[int, int] | None] = deque([None] * READ_LATENCY)
         while len(done) < len(jobs) or not ctx.get(drain.empty) or not memory.idle:
-            if column is not None:  # buffers answer one cycle later
-                ctx.set(drain.column, ring[(column + turns * depth) % len(ring)])  # it looks one ahead
+            answer = coming.popleft()
+            if answer is not None:
                 masked, plane = ctx.get(drain.masked), ctx.get(drain.plane)
-                ctx.set(drain.plane_data, word << 8 | masked << 4 | plane)
+                ctx.set(drain.column, answer[0])
+                ctx.set(drain.plane_data, answer[1] << 8 | masked << 4 | plane)
             send = sent < len(jobs) and sent - len(done) < PENDING_JOBS
             ctx.set(drain.job_valid, send)
             ctx.set(drain.columns_ready, send and kind != "planes")
@@ -124,8 +128,9 @@ def test_jobs_are_written_in_order_and_without_a_gap_but_their_latencies(
             memory.write(ctx, drain)
             if ctx.get(drain.job_done):
                 done.append((memory.now, bool(ctx.get(drain.last))))
-            before, column, word = column, ctx.get(drain.read_column), ctx.get(drain.read_word)
-            turns += before is not None and column < before
+            before, column = column, ctx.get(drain.read_column)
+            turns += column < before
+            coming.append((ring[(column + turns * depth) % len(ring)], ctx.get(drain.read_word)))  # it looks one ahead
             await memory.tick(ctx)
             assert memory.now < 5000, "the drain hangs"
 
@@ -149,6 +154,8 @@ def test_jobs_are_written_in_order_and_without_a_gap_but_their_latencies(
 
 
 PICK = {"valid": 1, "planes": 0, "word": 0, "plane": 0, "masked": 0, "odd": 0}
+ASK_TO_REQUEST = 3
+"""Word asked for to the request of its run being offered."""
 
 
 @pytest.mark.parametrize("dm", [2, 4, 16])
@@ -171,26 +178,29 @@ def test_queued_words_keep_their_order_and_have_room(simulate, plain_memory, dm,
             if dm == 2 and not planes:  # values of two channels: the half that is not written does not matter
                 word, strobe = (column & 0xFFFFFFFF) << 32 * odd, 0xF0 if odd else 0x0F
             words.append((pick, column, plane, word, strobe, address + position))
+    noise = PICK | {"planes": 1, "plane": 5, "masked": 1, "odd": 1, "run": {"address": 999, "words": 9}}
     asked: list[int] = []
     held: deque[int] = deque()  # level of the queue in each cycle
 
     async def testbench(ctx):
         ctx.set(queue.write_values, 1)
-        read = None  # the word whose column is on the buffers' outputs in this cycle
+        coming: deque[tuple | None] = deque([None] * READ_LATENCY)
         while len(memory.writes) < len(words):
             memory.write(ctx, queue)
             ask = len(asked) < len(words) and bool(ctx.get(queue.room)) and rng.random() >= pause
-            ctx.set(queue.asked, ask)
-            ctx.set(queue.pick.valid, read is not None)
+            now = words[len(asked)] if ask else None
+            ctx.set(queue.pick, now[0] if ask else noise | {"valid": 0, "first": int(rng.integers(2))})
+            read = coming.popleft()
+            coming.append(now)
+            assert ctx.get(queue.arriving.valid) == (read is not None)
             if read is not None:
-                ctx.set(queue.pick, read[0])
-                ctx.set(queue.column, read[1])
-                ctx.set(queue.plane_data, read[2])
+                assert {name: ctx.get(getattr(queue.arriving, name)) for name in PICK} == {n: read[0][n] for n in PICK}
+            ctx.set(queue.column, read[1] if read else int.from_bytes(rng.bytes(4 * dm), "little"))
+            ctx.set(queue.plane_data, read[2] if read else int.from_bytes(rng.bytes(8), "little"))
             level = len(asked) - len([taken for taken in memory.taken if taken[0] < memory.now])
             held.append(level)
             assert level <= WRITE_QUEUE
             assert bool(ctx.get(queue.empty)) == (level == 0)
-            read = words[len(asked)] if ask else None
             if ask:
                 asked.append(memory.now)
             await memory.tick(ctx)
@@ -201,10 +211,11 @@ def test_queued_words_keep_their_order_and_have_room(simulate, plain_memory, dm,
     assert [address for _, address, _ in memory.writes] == [word[5] for word in words]
     if not refuse:
         before = 0
-        for (cycle, _, _), begun, word in zip(memory.taken, asked, words, strict=True):
-            request = word[0]["first"]  # the first word of a run comes a cycle behind its request
-            assert cycle == max(before + 1, begun + ISSUE_TO_WRITER - (not request))
+        for (cycle, _, _), begun in zip(memory.taken, asked, strict=True):
+            assert cycle == max(before + 1, begun + ISSUE_TO_WRITER)
             before = cycle
+        requests = [begun + ASK_TO_REQUEST for begun, word in zip(asked, words, strict=True) if word[0]["first"]]
+        assert [cycle for cycle, _, _ in memory.write_requests] == requests
         assert [cycle for cycle, _, _ in memory.writes] == [cycle + WRITER_TO_BEAT for cycle, _, _ in memory.taken]
     if not refuse and not pause:
         assert asked == list(range(asked[0], asked[0] + len(words)))  # one a cycle
@@ -216,11 +227,9 @@ def test_a_queue_that_nobody_empties_has_room_for_write_queue_words(simulate):
     queue, asked = WriteQueue(4), []
 
     async def testbench(ctx):
-        ask = False
         for _ in range(3 * WRITE_QUEUE):
-            ctx.set(queue.pick, PICK | {"valid": ask, "first": 0, "run": {"address": 0, "words": 1}})
             ask = bool(ctx.get(queue.room))
-            ctx.set(queue.asked, ask)
+            ctx.set(queue.pick, PICK | {"valid": ask, "first": 0, "run": {"address": 0, "words": 1}})
             asked.append(ask)
             await ctx.tick()
 

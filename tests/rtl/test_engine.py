@@ -132,9 +132,9 @@ def test_every_other_opcode_is_illegal(run_engine, machine, plain_memory, opcode
     memory = plain_memory(image, latency=5)
     (end,) = run_engine(machine(lhs_entries=16, rhs_entries=16), memory, address)
     assert memory.ports[0].requests == [(START_TO_REQUEST, address, INSTRUCTION_WORDS)]
-    # Request 1, address 2, first word 3 + 5, last word 8 + INSTRUCTION_WORDS - 1, its register, one cycle to look at
+    # Request 1, address 3, first word 4 + 5, last word 9 + INSTRUCTION_WORDS - 1, its register, one cycle to look at
     # the opcode.
-    assert end == (8 + INSTRUCTION_WORDS + 1, ERROR_ILLEGAL_INSTRUCTION)
+    assert end == (9 + INSTRUCTION_WORDS + 1, ERROR_ILLEGAL_INSTRUCTION)
 
 
 def test_a_start_while_busy_is_ignored(run_engine, machine, integers, plain_memory):

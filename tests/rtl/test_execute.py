@@ -176,6 +176,7 @@ def check_step(ctx, execute, expected: Step, vector: bool) -> None:
 
 async def begin(ctx, execute, work: Work) -> None:
     ctx.set(execute.instruction, work.fields())
+    await ctx.tick()  # an instruction is there a cycle before its start
     ctx.set(execute.start, 1)
     await ctx.tick()
     ctx.set(execute.start, 0)

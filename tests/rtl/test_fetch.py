@@ -8,7 +8,6 @@ import pytest
 from hardware.timing import (
     ADDRESS_TO_WORD,
     FREE_TO_REQUEST,
-    REQUEST_TO_ADDRESS,
     TILE_INTERVAL,
     TILE_TO_TILE,
     WALK_LATENCY,
@@ -115,6 +114,7 @@ def port_machine(machine, name: str, ports: int):
 
 async def begin(ctx, fetch, memory, fields) -> None:
     ctx.set(fetch.instruction, fields)
+    await ctx.tick()  # an instruction is there a cycle before its start
     ctx.set(fetch.start, 1)
     await memory.tick(ctx)
     ctx.set(fetch.start, 0)
@@ -175,11 +175,12 @@ def test_words_come_every_cycle_and_the_last_makes_the_tile_ready(
             memory.read(ctx, fetch)
             ready_at.extend([memory.now] * (ctx.get(fetch.lhs_ready) + ctx.get(fetch.rhs_ready)))
             await memory.tick(ctx)
+            assert memory.now < 500, "the stage hangs"
 
     simulate(fetch, testbench)
     first_request = 1 + WALK_LATENCY  # the stage works from the cycle after the start strobe on, which is cycle 0
     assert memory.ports[0].requests[0][0] == first_request
-    first_word = first_request + REQUEST_TO_ADDRESS + ADDRESS_TO_WORD
+    first_word = memory.ports[0].addresses[0] + ADDRESS_TO_WORD
     sizes = [2 * 2, 2 * 3, 2 * 3, 3 * 2]  # words of a row of 2 bits, of two columns, of a row of 3 bits
     assert arrivals == list(range(first_word, first_word + sum(sizes)))
     # The strobe comes two cycles before the execute stage sees the tile: it counts, and its decision is a register.
@@ -217,6 +218,7 @@ def test_tiles_are_asked_for_one_behind_another(simulate, machine, fetch_geometr
 
     async def testbench(ctx):
         ctx.set(fetch.instruction, geometry.fields())
+        await ctx.tick()
         ctx.set(fetch.start, 1)
         for cycle in range(100 + 4 * sum(requests)):
             ready = rng.random() >= pause

@@ -8,10 +8,10 @@ import pytest
 from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In
 
+import rtl.engine
 import rtl.registers
 import rtl.skid
 from hardware.registers import ADDRESS_BITS, REGISTER_BITS, REGISTERS, Access
-from rtl.engine import Sequencer
 from rtl.interface import READ_REQUEST
 from sim.properties import faulty, past, same, stable_while_stalled, within
 from sim.reach import reach
@@ -70,8 +70,8 @@ class SequencerProof(Component):
     word_valid: In(1)
     stages_busy: In(1)
 
-    def __init__(self):
-        self._unit = Sequencer()
+    def __init__(self, module: ModuleType = rtl.engine):
+        self._unit = module.Sequencer()
         super().__init__()
 
     def elaborate(self, platform):
@@ -94,12 +94,24 @@ class SequencerProof(Component):
             m.d.sync += started.eq(1)
         with m.If(asked):
             m.d.sync += started.eq(0)
+        # The stages may take two cycles to say that they are busy: what they say before is not looked at.
+        runs, age = Signal(), Signal(2)  # since the start strobe, until the instruction ends
+        goes_on = request.valid | ~unit.busy
+        done = past(m, ~self.stages_busy)
+        with m.If(runs & goes_on):
+            m.d.comb += Assert((age == 3) & done)
+            m.d.sync += runs.eq(0)
+        with m.If(age != 3):
+            m.d.sync += age.eq(age + 1)
+        with m.If(unit.stages_start):
+            m.d.sync += [runs.eq(1), age.eq(1)]
         stable_while_stalled(m, request.valid, self.request_ready, request.payload)
         m.d.comb += [
             Assert(~request.valid | unit.busy),
             Assert(~request.valid | (owed == 0)),  # one request at a time
             Assert(~unit.stages_start | ((owed == 0) & unit.busy & ~started)),  # one start for each instruction
             Assert(unit.read.word.ready),
+            Assert(unit.receives == (owed != 0)),  # words are the stages' or the instruction's, not both
         ]
         ends = Cat(unit.instruction.as_value()[i] for i in (0, 63, 64, -1))  # its bits are one shift register
         kept = same(m, ends)
@@ -109,7 +121,7 @@ class SequencerProof(Component):
         with m.If(idle):
             m.d.comb += [Assert(~unit.busy), Assert(~request.valid)]
         waits = (request.valid & ~self.request_ready) | ((owed != 0) & ~self.word_valid) | self.stages_busy
-        within(m, 3, unit.busy & ~waits & ~asked & ~self.word_valid & ~unit.stages_start)
+        within(m, 2, unit.busy & ~waits & ~asked & ~self.word_valid & ~unit.stages_start)
         return m
 
 
@@ -146,6 +158,7 @@ class RegistersProof(Component):
         addresses, words, reads = Signal(4), Signal(4), Signal(4)
         answered, read = axi.bvalid & self.bready, axi.rvalid & self.rready
         address, word = axi.awvalid & axi.awready, axi.wvalid & axi.wready
+        asked_before = past(m, reads != 0)
         m.d.sync += [
             addresses.eq(addresses + address - answered),
             words.eq(words + word - answered),
@@ -154,16 +167,17 @@ class RegistersProof(Component):
         m.d.comb += [
             Assert(~axi.bvalid | ((addresses != 0) & (words != 0))),  # no answer without address and data
             Assert((addresses <= 2) & (words <= 2) & (reads <= 1)),
-            Assert(axi.rvalid == (reads != 0)),
+            Assert(axi.rvalid == ((reads != 0) & asked_before)),  # two cycles after the address
             Assert(~axi.bresp[0] & ~axi.rresp[0]),
         ]
-        # Nothing hangs: a read has its data in the next cycle, a write its response, readiness comes back.
+        # Nothing hangs: a write has its response, readiness comes back.
         within(m, 2, (addresses != 0) & (words != 0) & ~axi.bvalid)
         within(m, 2, (addresses == 0) & ~axi.awready)
         within(m, 2, (words == 0) & ~axi.wready)
         within(m, 1, (reads == 0) & ~axi.arready)
 
-        # A strobe belongs to a write of its register: at most one for each, in the cycle before the response.
+        # A strobe belongs to a write of its register: one for each, in the first cycle of the response.
+        first = axi.bvalid & ~past(m, axi.bvalid)
         at, data, mask = Signal(ADDRESS_BITS), Signal(REGISTER_BITS), Signal(4)
         with m.If(address):
             m.d.sync += at.eq(self.awaddr)
@@ -175,9 +189,9 @@ class RegistersProof(Component):
                 here = (at[2:] == register.offset // 4) & (field.low // 8 == (field.low + field.bits - 1) // 8)
                 if field.access is Access.STROBE:
                     strobe = getattr(unit, name)
-                    asked = here & mask[field.low // 8] & data[field.low : field.low + field.bits].any()
-                    m.d.comb += Assert(~strobe.any() | (asked & (addresses != 0) & (words != 0)))
-                    m.d.comb += Assert(~past(m, strobe.any()) | axi.bvalid)
+                    asked = first & here & mask[field.low // 8]
+                    m.d.comb += Assert(strobe == Mux(asked, data[field.low : field.low + field.bits], 0))
+                    m.d.comb += Assert(~strobe.any() | (axi.bvalid & (addresses != 0) & (words != 0)))
                 if field.access is Access.READ_WRITE:
                     value = getattr(unit, name)
                     kept, chosen = same(m, value), past(m, at[2:] == register.offset // 4)
@@ -230,7 +244,19 @@ MUTANTS = {  # which proof and source, text of it, what it becomes
         "commit.eq(has_address & has_data & ",
         "commit.eq(has_address & ",
     ),
-    "two reads at once": (RegistersProof, rtl.registers, "axi.arready.eq(~axi.rvalid)", "axi.arready.eq(1)"),
+    "two reads at once": (RegistersProof, rtl.registers, "~(axi.rvalid | has_address)", "~axi.rvalid"),
+    "address while its data waits": (RegistersProof, rtl.registers, "~(axi.rvalid | has_address)", "~has_address"),
+    "response not waited for": (RegistersProof, rtl.registers, "has_data & ~axi.bvalid", "has_data"),
+    "strobe before the response": (
+        RegistersProof,
+        rtl.registers,
+        "m.d.sync += getattr(self, name).eq(ones)",
+        "m.d.comb += getattr(self, name).eq(ones)",
+    ),
+    "stages looked at too early": (SequencerProof, rtl.engine, 'm.next = "SETTLE"', 'm.next = "WAIT"'),
+    "stages looked at with their start": (SequencerProof, rtl.engine, 'm.next = "STARTED"', 'm.next = "SETTLE"'),
+    "words taken while none is asked for": (SequencerProof, rtl.engine, 'fsm.ongoing("RECEIVE"))', "self.busy)"),
+    "started twice": (SequencerProof, rtl.engine, "m.d.sync += self.stages_start.eq(0)", ""),
     "second one overwrites the first": (SkidProof, rtl.skid, "input.ready.eq(~held)", "input.ready.eq(1)"),
     "a cycle lost": (SkidProof, rtl.skid, "& ~self.output.ready)", ")"),
     "what is held is forgotten": (SkidProof, rtl.skid, "Mux(held, payload, self.input.payload)", "self.input.payload"),

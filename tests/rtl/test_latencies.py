@@ -45,6 +45,7 @@ def issued_cycles(simulate, machine, fields: dict[str, int], free_from: int) -> 
 
     async def testbench(ctx):
         ctx.set(execute.instruction, dict.fromkeys(FIELDS, 0) | fields)
+        await ctx.tick()
         ctx.set(execute.start, 1)
         await ctx.tick()
         ctx.set(execute.start, 0)
@@ -76,6 +77,7 @@ def test_tiles_of_one_step_come_dispatch_interval_cycles_apart(simulate, machine
 
     async def testbench(ctx):
         ctx.set(execute.instruction, dict.fromkeys(FIELDS, 0) | one_step_tiles(4))
+        await ctx.tick()
         ctx.set(execute.start, 1)
         await ctx.tick()
         ctx.set(execute.start, 0)
@@ -140,6 +142,7 @@ def send_tiles(simulate, accelerator, memory, tiles: int, columns: int, **fields
 
     async def testbench(ctx):
         ctx.set(result.instruction, dict.fromkeys(FIELDS, 0) | fields)
+        await ctx.tick()
         ctx.set(result.start, 1)
         await memory.tick(ctx)
         ctx.set(result.start, 0)
@@ -262,5 +265,5 @@ def test_a_word_is_on_the_bus_and_its_response_ends_the_program(simulate):
 
     simulate(writer, testbench)
     assert cycles["beat"] == cycles["taken"] + WRITER_TO_BEAT
-    # The sequencer looks at ``idle`` without delay (see test_engine).
-    assert cycles["idle"] == 12 + RESPONSE_TO_END
+    # The sequencer sees ``idle`` a cycle later (see test_engine).
+    assert cycles["idle"] + 1 == 12 + RESPONSE_TO_END

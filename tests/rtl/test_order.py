@@ -73,7 +73,9 @@ def nests() -> list[Nest]:
 
 
 async def load(ctx, order, nest: Nest) -> None:
+    """A new instruction is there no longer than it must be before the order is loaded."""
     ctx.set(order.instruction, nest.fields())
+    await ctx.tick()
     ctx.set(order.load, 1)
     await ctx.tick()
     ctx.set(order.load, 0)

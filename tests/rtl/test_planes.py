@@ -7,6 +7,7 @@ from hardware.instruction import FIELDS
 from rtl.planes import PlaneAddress, PlaneBuffer
 
 DEPTH = 64
+READ_LATENCY = 2
 NESTS = [  # dm, dn, row tiles, column tiles, column tiles of a group
     (2, 2, 40, 3, 2),
     (8, 3, 8, 7, 3),
@@ -75,11 +76,12 @@ def test_words_hold_the_planes_of_the_channels_and_the_last_is_masked(simulate, 
     table = np.zeros((depth, 64), dtype=np.uint8)  # [word][channel]
 
     async def testbench(ctx):
-        last_segments, wanted = parts, None
+        last_segments, coming, just_written = parts, [None] * READ_LATENCY, None
         ctx.set(buffer.instruction, dict.fromkeys(FIELDS, 0) | {"last_segments": last_segments})
         for _ in range(400):
             plane, masked = int(rng.integers(8)), bool(rng.integers(2))
-            if wanted is not None:  # the word asked for in the cycle before
+            wanted, *coming = coming
+            if wanted is not None:  # the word asked for so many cycles before
                 ctx.set(buffer.plane, plane)
                 ctx.set(buffer.masked, masked)
                 bits = wanted >> plane & 1
@@ -94,7 +96,9 @@ def test_words_hold_the_planes_of_the_channels_and_the_last_is_masked(simulate, 
             for i, activation in enumerate(activations):
                 ctx.set(buffer.activations[i], int(activation))
             ctx.set(buffer.read_word, read)
-            wanted = None if write and read == word else table[read].copy()  # of a word being written: not promised
+            promised = read != just_written and not (write and read == word)
+            coming.append(table[read].copy() if promised else None)
+            just_written = word if write else None
             if write:
                 table[word, part * dm : (part + 1) * dm] = activations
             if rng.random() < 0.05:

@@ -250,15 +250,38 @@ def test_writes_that_overtake_their_answers_are_done_in_order(simulate, hesitati
     run(simulate, body, hesitation)
 
 
-def test_a_read_and_a_write_take_two_cycles_each(simulate):
+def test_a_read_takes_three_cycles_and_a_write_two(simulate):
     async def body(ctx, file, master):
-        axi, reads, writes = file.axi, 0, 0
+        axi, reads, writes = file.axi, [], []
         for signal, value in ((axi.arvalid, 1), (axi.rready, 1), (axi.awvalid, 1), (axi.wvalid, 1), (axi.bready, 1)):
             ctx.set(signal, value)
-        for _ in range(40):
-            reads += ctx.get(axi.rvalid)
-            writes += ctx.get(axi.bvalid)
+        for cycle in range(40):
+            if ctx.get(axi.rvalid):
+                reads.append(cycle)
+            if ctx.get(axi.bvalid):
+                writes.append(cycle)
             await ctx.tick()
-        assert (reads, writes) == (20, 19)
+        assert reads == list(range(2, 40, 3))  # the first address is taken in cycle 0
+        assert writes == list(range(2, 40, 2))
+
+    run(simulate, body)
+
+
+def test_a_strobe_comes_with_the_response_and_values_are_there(simulate):
+    async def body(ctx, file, master):
+        axi = file.axi
+        for register, field, name in of(Access.STROBE):
+            ctx.set(axi.awaddr, register.offset)
+            for signal, value in ((axi.wdata, field.mask | 1 << 8), (axi.wstrb, 3), (axi.awvalid, 1), (axi.wvalid, 1)):
+                ctx.set(signal, value)
+            strobes = []
+            for cycle in range(6):
+                strobes.append((ctx.get(getattr(file, name)), ctx.get(axi.bvalid)))
+                ctx.set(axi.bready, cycle == 5)
+                await ctx.tick()
+                ctx.set(axi.awvalid, 0)
+                ctx.set(axi.wvalid, 0)
+            ones = field.mask >> field.low
+            assert strobes == [(0, 0), (0, 0), (ones, 1), (0, 1), (0, 1), (0, 1)]
 
     run(simulate, body)

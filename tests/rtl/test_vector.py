@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Component
 
 from hardware.instruction import FIELDS, OPCODE_MAXIMUM, OPCODE_SUM
 from hardware.schedule import LARGEST_WINDOW
-from hardware.timing import VECTOR_LATENCY
+from hardware.timing import BUFFER_LATENCY, VECTOR_LATENCY
 from rtl.vector import TOTAL_BITS, VectorSteps, VectorUnit
 
 LOWEST, HIGHEST = -(2**15), 2**15 - 1
@@ -43,15 +43,16 @@ async def run_tile(ctx, dut, entries, dk, columns, pause, rng, totals, delays) -
     ctx.set(dut.steps.load, 1)
     await ctx.tick()
     ctx.set(dut.steps.load, 0)
-    begun, running, offset, quiet, cycle = [], True, None, 0, 0
+    begun, running, coming, quiet, cycle = [], True, [None] * BUFFER_LATENCY, 0, 0
     while quiet <= VECTOR_LATENCY:
-        for column in range(DN):  # the buffer's output: one cycle after the step, otherwise noise
+        offset, *coming = coming
+        for column in range(DN):  # the buffer's output: for steps that were taken, otherwise noise
             known = offset is not None and column < columns
             words = entries[column, offset].tobytes() if known else rng.bytes(dk // 8)
             ctx.set(dut.unit.rhs[column], int.from_bytes(words, "little"))
         advance = running and rng.random() >= pause
         ctx.set(dut.steps.advance, advance)
-        offset = ctx.get(dut.steps.offset) if advance else None
+        coming.append(ctx.get(dut.steps.offset) if advance else None)
         if advance and ctx.get(dut.steps.step.done):
             begun.append(cycle)
             running = not (ctx.get(dut.steps.last_group) and ctx.get(dut.steps.last_column))
@@ -78,6 +79,7 @@ def check(simulate, accelerator, opcode, windows, pause=0.0, seed=0):
     async def testbench(ctx):
         for unit in (dut.steps, dut.unit):
             ctx.set(unit.instruction, fields)
+        await ctx.tick()  # its constants
         entries = entries_of(windows, accelerator.lanes)
         rng = np.random.default_rng(seed)
         await run_tile(ctx, dut, entries, accelerator.array.dk, columns, pause, rng, totals, delays)

@@ -106,7 +106,7 @@ def test_restore_goes_back_to_where_save_was(simulate):
         for image in random_images():
             number = saved = int(rng.integers(image.width * image.height))
             await load(ctx, walk, image, number)
-            action = "save"  # `load` saves, too
+            action = "load"  # which saves, too, and may be followed by a restore
             for _ in range(60):
                 check(ctx, walk, image, number)
                 just_saved = action == "save"
@@ -114,7 +114,7 @@ def test_restore_goes_back_to_where_save_was(simulate):
                 if action == "restore" and just_saved:
                     action = "pause"
                 ctx.set(walk.step, action in ("step", "save"))
-                ctx.set(walk.save, action == "save")
+                ctx.set(walk.save, action == "save" or (action != "step" and rng.random() < 0.5))  # it needs a step
                 ctx.set(walk.restore, action == "restore")
                 await ctx.tick()
                 if action in ("step", "save"):

@@ -12,6 +12,7 @@ from hardware.accelerator import Accelerator, Memory, load_accelerator
 from hardware.layer import Layer
 from hardware.operands import Operands
 from hardware.schedule import Pass, schedule
+from hardware.timing import RESPONSE_TO_END
 from sim.reference import reference_sums
 
 MEMORIES = [(0, 1), (1, 1), (0, 7), (200, 1), (33, 3), (1000, 64)]  # latency, cycles per word
@@ -158,7 +159,7 @@ def test_a_wrong_reference_and_a_wrong_model_are_noticed(tiny, draw, monkeypatch
     for wrong in (replace(work[0], weights=work[0].weights ^ 1), replace(work[0], bipolar=not work[0].bipolar)):
         with pytest.raises(AssertionError):
             check([wrong, *work[1:]], results)
-    monkeypatch.setattr("hardware.cycles.RESPONSE_TO_END", 2)
+    monkeypatch.setattr("hardware.cycles.RESPONSE_TO_END", RESPONSE_TO_END + 1)
     again = run_on_rtl(work, tiny).layers
     assert [one.rtl_cycles for one in again] == [one.rtl_cycles for one in results]
     with pytest.raises(AssertionError):

@@ -1,0 +1,49 @@
+"""All paths of a placed accelerator that are too long for a clock: what to shorten next.
+
+`codesign synth` gives the clock and its one path; this gives the slowest path between any two units.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from common import markdown, write_report
+
+from hardware.accelerator import load_accelerator
+from rtl.verilog import TOP, engine_verilog
+from sim.paths import slowest_paths
+from sim.place import run_nextpnr, synthesize
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hardware", default="bitserial-small")
+    parser.add_argument("--mhz", type=float, default=120.0)
+    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        synthesize(work, engine_verilog(load_accelerator(options.hardware)), TOP)
+        run_nextpnr(work, options.seed, sdf="paths.sdf")
+        paths = slowest_paths((work / "paths.sdf").read_text(encoding="utf-8"))
+    long = [path for path in paths if path.mhz < options.mhz]
+    rows = [
+        {"ns": f"{path.delay_ns:.2f}", "MHz": f"{path.mhz:.0f}", "cells": path.cells, "path": " > ".join(path.signals)}
+        for path in long[: options.rows]
+    ]
+    write_report(
+        "critical_paths",
+        "Paths that are too long",
+        [
+            f"{options.hardware} on the LFE5U-85F, speed grade 6, seed {options.seed}: the slowest path between any "
+            f"two units, of those that do not allow {options.mhz:g} MHz. There are {len(long)} such pairs of "
+            f"{len(paths)}; the slowest {len(rows)} are shown.",
+            markdown(pd.DataFrame(rows)),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

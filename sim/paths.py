@@ -1,0 +1,144 @@
+"""Static timing of a placed design: the slowest path between any two units, from nextpnr's SDF.
+
+nextpnr reports one path per clock. Who shortens paths wants to see all that are too long at once: a run takes minutes.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hardware.errors import InputError
+from sim.place import signal_name
+
+_CLOCK_PINS = ("CLK", "WCK", "SCLK")
+_LINE = re.compile(
+    r"\(INSTANCE (?P<instance>\S*)\)"
+    r"|\(IOPATH (?P<input>\S+) (?P<output>\S+) \((?P<through>[\d:]+)\)"
+    r"|\(SETUPHOLD \(posedge (?P<pin>\S+)\) \(posedge \S+\) \((?P<setup>[\d:]+)\)"
+    r"|\(INTERCONNECT (?P<driver>\S+) (?P<load>\S+) \((?P<wire>[\d:]+)\)"
+)
+Pin = tuple[str, str]  # cell, pin
+
+
+@dataclass(frozen=True)
+class TimingPath:
+    """Register to register: worst-case delay in ns with clock-to-output and setup, cells on the way, and their names.
+
+    ``signals`` are those that the cells were derived from, see `sim.place.signal_name`, without repetitions.
+    """
+
+    delay_ns: float
+    cells: int
+    signals: tuple[str, ...]
+
+    @property
+    def mhz(self) -> float:
+        """The clock that it allows."""
+        return 1000 / self.delay_ns
+
+
+def slowest_paths(sdf: str, depth: int = 3) -> list[TimingPath]:
+    """The slowest path for each pair of units at its ends, slowest first.
+
+    Parameters
+    ----------
+    sdf:
+        What nextpnr writes with ``--sdf``: delays in ps, one clock.
+    depth:
+        A unit is named by so many parts of a signal's hierarchical name.
+
+    Raises
+    ------
+    InputError
+        The text holds no path.
+    """
+    arcs, starts, setups = _read(sdf)
+    arrival, before = _arrivals(arcs, starts)
+    slowest: dict[tuple[str, str], tuple[float, Pin]] = {}
+    for end, setup in setups.items():
+        if end in arrival:
+            start = end
+            while start in before:
+                start = before[start]
+            pair = _unit(start, depth), _unit(end, depth)
+            slowest[pair] = max(slowest.get(pair, (0.0, end)), (arrival[end] + setup, end))
+    if not slowest:
+        raise InputError("expected an SDF file of nextpnr with paths from register to register, got none.")
+    return [_path(delay, end, before) for delay, end in sorted(slowest.values(), reverse=True)]
+
+
+def _read(sdf: str) -> tuple[dict[Pin, list[tuple[Pin, float]]], dict[Pin, float], dict[Pin, float]]:
+    """Delays from pin to pin, from the clock to an output, and of set-up at an input."""
+    arcs: dict[Pin, list[tuple[Pin, float]]] = defaultdict(list)
+    starts, setups, cell = {}, {}, ""
+    for found in _LINE.finditer(sdf):
+        match found.lastgroup:
+            case "instance":
+                cell = _plain(found["instance"])
+            case "through" if found["input"].startswith(_CLOCK_PINS):
+                starts[cell, _plain(found["output"])] = _worst(found["through"])
+            case "through":
+                arcs[cell, _plain(found["input"])].append(((cell, _plain(found["output"])), _worst(found["through"])))
+            case "setup":
+                setups[cell, _plain(found["pin"])] = _worst(found["setup"])
+            case _:
+                arcs[_pin(found["driver"])].append((_pin(found["load"]), _worst(found["wire"])))
+    return arcs, starts, setups
+
+
+def _arrivals(
+    arcs: dict[Pin, list[tuple[Pin, float]]], starts: dict[Pin, float]
+) -> tuple[dict[Pin, float], dict[Pin, Pin]]:
+    """When the last change reaches each pin, and the pin that it comes from."""
+    arrival, before = dict(starts), dict[Pin, Pin]()
+    for pin in _in_order(arcs, starts):
+        for following, delay in arcs.get(pin, ()):
+            if arrival[pin] + delay > arrival.get(following, -1.0):
+                arrival[following], before[following] = arrival[pin] + delay, pin
+    return arrival, before
+
+
+def _in_order(arcs: dict[Pin, list[tuple[Pin, float]]], starts: dict[Pin, float]) -> Iterator[Pin]:
+    """All pins that can be reached, each behind those that lead to it."""
+    sources: dict[Pin, int] = defaultdict(int)
+    seen, stack = set(starts), list(starts)
+    while stack:
+        for following, _ in arcs.get(stack.pop(), ()):
+            sources[following] += 1
+            if following not in seen:
+                seen.add(following)
+                stack.append(following)
+    ready = [pin for pin in starts if not sources[pin]]
+    while ready:
+        pin = ready.pop()
+        yield pin
+        for following, _ in arcs.get(pin, ()):
+            sources[following] -= 1
+            if not sources[following]:
+                ready.append(following)
+
+
+def _path(delay: float, end: Pin, before: dict[Pin, Pin]) -> TimingPath:
+    pins = [end]
+    while pins[-1] in before:
+        pins.append(before[pins[-1]])
+    cells = list(dict.fromkeys(cell for cell, _ in reversed(pins)))
+    return TimingPath(delay / 1000, len(cells), tuple(dict.fromkeys(signal_name(cell) for cell in cells)))
+
+
+def _unit(pin: Pin, depth: int) -> str:
+    return ".".join(signal_name(pin[0]).split(".")[:depth])
+
+
+def _pin(name: str) -> Pin:
+    cell, pin = _plain(name).rsplit("/", 1)
+    return cell, pin
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\\(.)", r"\1", name)
+
+
+def _worst(delays: str) -> float:
+    return float(delays.rsplit(":", 1)[-1])
