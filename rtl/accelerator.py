@@ -26,6 +26,8 @@ class BitSerialAccelerator(Component):
     s_axi_...: AXI4-Lite slave, the map of `hardware.registers`.
     m_axi_0_...: AXI3 master that reads and writes; m_axi_1_... and so on only read. See `rtl.axi`.
     interrupt: level, see `hardware.registers`.
+    clk, rst: made by Amaranth. ``rst`` is synchronous and high; unless the FPGA has just been configured it must last
+        `rtl.control.FLUSH_CYCLES`, as AXI resets do.
 
     Latency: `hardware.timing` and `hardware.cycles`.
     """
