@@ -22,23 +22,25 @@ def main() -> None:
     parser.add_argument("--mhz", type=float, default=120.0)
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--placed-only", action="store_true", help="do not route: minutes, with estimated wires")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         synthesize(work, engine_verilog(load_accelerator(options.hardware)), TOP)
-        run_nextpnr(work, options.seed, sdf="paths.sdf")
+        run_nextpnr(work, options.seed, "--sdf", "paths.sdf", *(["--no-route"] if options.placed_only else []))
         paths = slowest_paths((work / "paths.sdf").read_text(encoding="utf-8"))
     long = [path for path in paths if path.mhz < options.mhz]
     rows = [
         {"ns": f"{path.delay_ns:.2f}", "MHz": f"{path.mhz:.0f}", "cells": path.cells, "path": " > ".join(path.signals)}
         for path in long[: options.rows]
     ]
+    how = "placed, not routed" if options.placed_only else "routed"
     write_report(
         "critical_paths",
         "Paths that are too long",
         [
-            f"{options.hardware} on the LFE5U-85F, speed grade 6, seed {options.seed}: the slowest path between any "
-            f"two units, of those that do not allow {options.mhz:g} MHz. There are {len(long)} such pairs of "
+            f"{options.hardware} on the LFE5U-85F, speed grade 6, seed {options.seed}, {how}: the slowest path between "
+            f"any two units, of those that do not allow {options.mhz:g} MHz. There are {len(long)} such pairs of "
             f"{len(paths)}; the slowest {len(rows)} are shown.",
             markdown(pd.DataFrame(rows)),
         ],

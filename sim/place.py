@@ -149,8 +149,8 @@ def synthesize(work: Path, text: str, top: str) -> dict[str, dict[str, int]]:
     return cell_counts(work)
 
 
-def run_nextpnr(work: Path, seed: int, sdf: str | None = None) -> dict[str, Any]:
-    """nextpnr's report on ``netlist.json`` in a folder; ``sdf`` is the name there of a file for all delays.
+def run_nextpnr(work: Path, seed: int, *extra: str) -> dict[str, Any]:
+    """nextpnr's report on ``netlist.json`` in a folder; ``extra`` are more of its options.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def run_nextpnr(work: Path, seed: int, sdf: str | None = None) -> dict[str, Any]
     """
     report, log = f"report-{seed}.json", f"nextpnr-{seed}.log"
     options = (*OPTIONS, "--seed", str(seed), "--json", "netlist.json", "--report", report)
-    command = [sys.executable, "-c", _RUN, "-q", "-l", log, *options, *(("--sdf", sdf) if sdf else ())]
+    command = [sys.executable, "-c", _RUN, "-q", "-l", log, *options, *extra]
     done = subprocess.run(command, cwd=work, capture_output=True, text=True)
     if done.returncode or not (work / report).exists():
         output = (work / log).read_text() if (work / log).exists() else done.stderr
