@@ -203,8 +203,9 @@ class _Translation:
         if node.op == "call_module":
             pool: Any = self.network.graph_module.get_submodule(str(node.target))
         else:
-            options = {key: value for key, value in node.kwargs.items() if key != "input"}
-            pool = nn.MaxPool2d(*node.args[1:], **options)  # type: ignore[arg-type]
+            sizes: Any = node.args[1:]
+            options: Any = {key: value for key, value in node.kwargs.items() if key != "input"}
+            pool = nn.MaxPool2d(*sizes, **options)
         padding, dilation = _pair(pool.padding), _pair(getattr(pool, "dilation", 1))
         if pool.ceil_mode or dilation != (1, 1):
             raise _refuse(node, "it pools with ceil_mode or dilation")
@@ -231,8 +232,8 @@ class _Translation:
 
     def _pad(self, node: fx.Node) -> None:
         source, output = self._values(node, 0), self._value(node)
-        # Ignored below: fx types arguments as a union with None and numbers; of a pad they are integers.
-        amounts = [*(node.args[1] if len(node.args) > 1 else node.kwargs["pad"]), 0, 0, 0, 0, 0, 0]  # type: ignore
+        pad: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
+        amounts = [*pad, 0, 0, 0, 0, 0, 0]
         if len(self.shapes[node.name]) != 3:
             raise _refuse(node, "it pads flattened values")
         if min(amounts) < 0 or any(amounts[6:]):
