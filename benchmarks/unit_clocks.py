@@ -30,7 +30,7 @@ TOP = "unit_top"
 UNITS: dict[str, Callable[[Accelerator], Component]] = {
     "Sequencer": lambda accelerator: Sequencer(),
     "Requester": lambda accelerator: Requester(accelerator, 0),
-    "Writer": lambda accelerator: Writer(accelerator, 0),
+    "Writer": Writer,
     "Execute": Execute,
     "BitSerialArray, 2 x 2": lambda accelerator: BitSerialArray(2, accelerator.array.dk, 2),
     "VectorUnit": VectorUnit,

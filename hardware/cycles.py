@@ -24,6 +24,7 @@ from hardware.timing import (
     COLUMN_TO_SUM_WORD,
     COLUMN_TO_VALUE_WORD,
     DISPATCH_INTERVAL,
+    END_TO_REQUEST,
     FREE_TO_REQUEST,
     INSTRUCTION_TO_STAGES,
     ISSUE_LATENCY,
@@ -37,6 +38,7 @@ from hardware.timing import (
     STEP_TO_FREE,
     SUMS_TO_COLUMN,
     TILE_INTERVAL,
+    TILE_QUEUE,
     TILE_TO_TILE,
     VALUES_TO_PLANES,
     VECTOR_LATENCY,
@@ -163,6 +165,8 @@ class _ReadChannel:
         """Cycle in which the next tile's first request can come at the earliest."""
         self._room = self._moved = self._address = 0
         """Cycles from which on the skid register takes the next request, and the AXI unit's registers do."""
+        self._ends = deque([0] * (TILE_QUEUE + 1), TILE_QUEUE + 1)
+        """When the last words came of the tile that leaves the queue next, if it fills, and of those behind it."""
         self.free = channel_free
         self.lhs, self.rhs = _Ring(work.lhs_depth), _Ring(work.rhs_depth)
 
@@ -180,7 +184,7 @@ class _ReadChannel:
     def _tile(self, requests: int, words: int, space: int) -> int:
         """Requests of ``words`` words each."""
         occupied = words * self._memory.cycles_per_word
-        begun = offered = max(self._offer, space)
+        begun = offered = max(self._offer, space, self._ends[0] + END_TO_REQUEST)
         alone = min(requests, 5)
         for _ in range(alone):
             asked = max(offered, self._room)
@@ -195,6 +199,7 @@ class _ReadChannel:
         )
         self._offer = max(asked + more + TILE_INTERVAL, begun + TILE_TO_TILE)
         last_word = self.free - self._memory.cycles_per_word + ADDRESS_TO_WORD + self._memory.latency + WORD_LATENCY
+        self._ends.append(last_word)
         return last_word + WORD_TO_READY
 
 
@@ -211,6 +216,8 @@ class _Result:
         """Cycle in which the drain has asked for it ..."""
         self._left = deque([-interval] * WRITE_QUEUE, WRITE_QUEUE)
         """... and in which it, and those before it, have left the write queue."""
+        self._written_before = -interval
+        """Cycle in which the memory has accepted the last word but one."""
         self._in_flight = sums_latency(64 * work.lanes)
         self._jobs = deque([-1] * PENDING_JOBS, PENDING_JOBS)
         self._next_job = 0
@@ -245,9 +252,12 @@ class _Result:
         alone = min(words, 3 * WRITE_QUEUE)
         for _ in range(alone):
             self._asked = max(first, self._left[0] + 1)
-            self._left.append(max(self._asked + ISSUE_TO_WRITER, self._left[-1] + 1, self.written))
-            self.written = max(self._left[-1] + WRITER_TO_BEAT, self.written + self._interval)
+            # One word may wait in the AXI unit behind the one on the bus.
+            self._left.append(max(self._asked + ISSUE_TO_WRITER, self._left[-1] + 1, self._written_before + 1))
+            beat = max(self._left[-1] + WRITER_TO_BEAT, self.written + self._interval)
+            self._written_before, self.written = self.written, beat
             first = self._asked + 1
         more = (words - alone) * self._interval  # by now the memory sets the pace
         self._asked, self.written = self._asked + more, self.written + more
+        self._written_before += more
         self._left = deque((cycle + more for cycle in self._left), WRITE_QUEUE)

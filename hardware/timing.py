@@ -46,8 +46,14 @@ TILE_INTERVAL = 2
 TILE_TO_TILE = 4
 """... which is also at least so many cycles behind the first one of that tile."""
 
-VECTOR_LATENCY = 5
-"""Last step of a group at the vector unit's inputs to its totals: buffer 2, selection, accumulation, gathering."""
+TILE_QUEUE = 32
+"""Tiles that have been asked for, at least in part, and whose words have not begun to come."""
+
+END_TO_REQUEST = 3
+"""Last word of a tile at the fetch stage to the first request of the tile that waits for its place in the queue."""
+
+VECTOR_LATENCY = 6
+"""Last step of a group at the vector unit's inputs to its totals: buffer 3, selection, accumulation, gathering."""
 
 SUMS_TO_COLUMN = 1
 """Sums complete to their first column leaving the result registers."""
@@ -56,14 +62,14 @@ COLUMN_TO_FREE = 1
 """A column leaving the result registers, such that the rest will have left before the next tile's sums can come, to
 the execute stage seeing the registers as free."""
 
-COLUMN_TO_SUM_WORD = 3
-"""First column leaving the registers, which follow a cycle behind, to its first word of raw sums being asked for by the
-drain."""
+COLUMN_TO_SUM_WORD = 5
+"""First column chosen to leave the registers to its first word of raw sums being asked for by the drain: selection 3,
+ring of columns 2."""
 
-COLUMN_TO_VALUE_WORD = COLUMN_TO_SUM_WORD + 7
-"""The same for values: multiplication, addition, saturation."""
+COLUMN_TO_VALUE_WORD = COLUMN_TO_SUM_WORD + 8
+"""The same for values: multiplication, addition, shift, saturation."""
 
-COLUMN_TO_PLANE_WORD = COLUMN_TO_VALUE_WORD + 4
+COLUMN_TO_PLANE_WORD = COLUMN_TO_VALUE_WORD + 5
 """Last column of a tile leaving the registers to its first word of bit planes."""
 
 PENDING_JOBS = 2
@@ -78,7 +84,7 @@ VALUES_TO_PLANES = 2
 WRITE_QUEUE = 8
 """Words between the drain and the AXI unit: being read from the buffers, and read."""
 
-ISSUE_TO_WRITER = 6
+ISSUE_TO_WRITER = 7
 """Word asked for by the drain to the AXI unit taking it."""
 
 WRITER_TO_BEAT = 1
@@ -90,7 +96,7 @@ WRITE_RESPONSE = 1
 RESPONSE_TO_END = 2
 """Last response to the sequencer ending the instruction."""
 
-BUFFER_LATENCY = 2
+BUFFER_LATENCY = 3
 """Array step to its operands out of the buffers."""
 
 

@@ -9,9 +9,10 @@ an address as late as with the last beat of the burst before and still give one 
 slave, but for bursts of one word: it gets one beat in every cycle if it takes an address before the last beat of the
 burst before, and two in three cycles otherwise.
 
-Halt: from the first cycle of ``halt`` on no address appears that did not already wait for the slave, and no request and
-no word is taken. Bursts that have started end as AXI demands, then ``idle`` rises. When ``halt`` has fallen too, the
-unit is as after reset; ``halt`` may be one cycle long. What was not yet started of the requests is forgotten.
+Halt: from the cycle after the first of ``halt`` to the one after its last no address appears that did not already wait
+for the slave, and no request and no word is taken. Bursts that have started end as AXI demands, then ``idle`` rises.
+When ``halt`` has fallen too, the unit is as after reset; ``halt`` may be one cycle long. What was not yet started is
+forgotten.
 
 Source: ARM IHI 0022 (AMBA AXI protocol), chapters A3 (handshakes, bursts) and A5 (ordering with one ID).
 """
@@ -202,11 +203,9 @@ def _errors() -> dict:
 
 
 def _stop(m: Module, halt: Signal, idle: Signal) -> Signal:
-    """``halt``, kept until the unit is idle."""
-    stopping = Signal()
+    """``halt``, a cycle later and kept until the unit is idle."""
     stop = Signal()
-    m.d.comb += stop.eq(halt | stopping)
-    m.d.sync += stopping.eq(stop & ~idle)
+    m.d.sync += stop.eq(halt | (stop & ~idle))
     return stop
 
 
@@ -326,9 +325,9 @@ class LengthQueue(Component):
     Members
     -------
     push, push_last: strobe, a burst has started; index of its last beat. Only when not ``full``.
-    pop: strobe, the first one is done. Only when not ``empty``.
+    pop: strobe, the first one is done. Only when ``filled``.
     beat, last: whether this is the last beat of the first burst.
-    level: bursts held, this cycle's push not counted.
+    level: bursts held, this cycle's push not counted; full, filled: it is `AHEAD`, it is not 0.
 
     Latency: a length may be popped a cycle after it was pushed. Throughput: a push and a pop per cycle.
     """
@@ -340,7 +339,7 @@ class LengthQueue(Component):
     last: Out(1)
     level: Out(range(AHEAD + 1))
     full: Out(1)
-    empty: Out(1, init=1)
+    filled: Out(1)
 
     def __init__(self):
         self.entries = [Signal(BEATS_BITS - 1, name=f"entry_{i}") for i in range(AHEAD)]
@@ -348,12 +347,9 @@ class LengthQueue(Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.d.comb += [
-            self.last.eq(self.beat == self.entries[0]),
-            self.full.eq(self.level == AHEAD),
-            self.empty.eq(self.level == 0),
-        ]
-        m.d.sync += self.level.eq(self.level + self.push - self.pop)
+        after = Signal.like(self.level)
+        m.d.comb += [self.last.eq(self.beat == self.entries[0]), after.eq(self.level + self.push - self.pop)]
+        m.d.sync += [self.level.eq(after), self.full.eq(after == AHEAD), self.filled.eq(after != 0)]
         for i, entry in enumerate(self.entries):
             after = self.entries[i + 1] if i + 1 < AHEAD else entry
             with m.If(self.push & (self.level == i + self.pop)):
@@ -428,24 +424,31 @@ class AxiWriter(Component):
         ]
         m.d.sync += self.outstanding.eq(self.outstanding + splitter.started - axi.bvalid)
 
-        # The beat on the pins comes from registers, so that it outlives a halt that resets whoever gave the word.
+        # The beat on the pins comes from registers, so that it outlives a halt that resets whoever gave the word. A
+        # second one waits while the slave does not take it: the slave's readiness goes no further.
         wanted = Signal()
         load = Signal()
+        waits = Signal()
+        beat, waiting = (Signal(write_word(8 * self.word_bytes), name=n) for n in ("next_beat", "waiting_beat"))
+        waiting_last = Signal()
         m.d.comb += [
-            wanted.eq(~lengths.empty & (~axi.wvalid | axi.wready)),
+            wanted.eq(lengths.filled & ~waits),
             word.ready.eq(wanted & ~stop),
             load.eq(wanted & (word.valid | stop)),
             lengths.pop.eq(load & lengths.last),
+            beat.data.eq(word.payload.data),
+            beat.strobe.eq(Mux(stop, 0, word.payload.strobe)),
         ]
-        with m.If(axi.wready):
-            m.d.sync += axi.wvalid.eq(0)
         with m.If(load):
+            m.d.sync += self.beat.eq(Mux(lengths.last, 0, self.beat + 1))
+        with m.If(~waits):
+            m.d.sync += [waiting.eq(beat), waiting_last.eq(lengths.last)]
+        stays = axi.wvalid & ~axi.wready
+        m.d.sync += [axi.wvalid.eq(load | waits | stays), waits.eq(stays & (load | waits))]
+        with m.If(~stays):
             m.d.sync += [
-                axi.wvalid.eq(1),
-                axi.wdata.eq(word.payload.data),
-                axi.wstrb.eq(Mux(stop, 0, word.payload.strobe)),
-                axi.wlast.eq(lengths.last),
-                self.beat.eq(Mux(lengths.last, 0, self.beat + 1)),
+                Cat(axi.wdata, axi.wstrb).eq(Mux(waits, waiting, beat)),
+                axi.wlast.eq(Mux(waits, waiting_last, lengths.last)),
             ]
         _report(m, self, axi.bvalid & axi.bresp[1], ErrorCode.WRITE_ERROR)
         return m

@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 from hardware.instruction import WORD_BITS
+from rtl.datapath import NO_COLLISIONS
 
 
 def buffer_write(vectors: int, entries: int, lanes: int) -> data.StructLayout:
@@ -28,7 +29,8 @@ class OperandBuffer(Component):
     """``vectors`` memories of ``entries`` x ``dk`` bits, written a word at a time, read all at one address.
 
     Latency: `hardware.timing.BUFFER_LATENCY` cycles from ``entry`` to ``vectors``: a block RAM takes most of a cycle,
-    so its output goes to a register and nowhere else. A word written in one cycle is read from the next on.
+    so its output goes to a register beside it and nowhere else, and from there to one beside the array. A word written
+    in one cycle is read from the next on.
     Throughput: one write and one read per cycle.
     """
 
@@ -49,7 +51,9 @@ class OperandBuffer(Component):
         clears = self.write.lane[0]
         words = [self.write.word, *[self.write.word & ~clears.replicate(WORD_BITS)] * (lanes - 1)]
         for i in range(vectors):
-            memory = m.submodules[f"memory_{i}"] = Memory(shape=unsigned(dk), depth=entries, init=[])
+            memory = m.submodules[f"memory_{i}"] = Memory(
+                shape=unsigned(dk), depth=entries, init=[], attrs=NO_COLLISIONS
+            )
             write = memory.write_port(granularity=WORD_BITS)
             read = memory.read_port()
             enable = Signal(lanes)
@@ -63,5 +67,6 @@ class OperandBuffer(Component):
                 read.en.eq(1),
                 read.addr.eq(self.entry),
             ]
-            m.d.sync += self.vectors[i].eq(read.data)
+            beside = Signal(dk, name=f"beside_{i}")
+            m.d.sync += [beside.eq(read.data), self.vectors[i].eq(beside)]
         return m

@@ -29,8 +29,8 @@ class Control(Component):
     bus_error, bus_error_code, bus_error_address: strobe and what some AXI unit says with it.
     bus_idle: all AXI units are idle.
     progress: a transfer on a memory port, or a step.
-    engine_reset, halt: to the engine and the AXI units; registers, as all of the engine hangs on them. The units are
-        halted from a cycle before the reset to its end, so no word of a stopped program reaches them.
+    engine_reset, halt: to the engine and the AXI units; registers, as all of the engine hangs on them. The units see
+        ``halt`` a cycle later, with the reset and to its end, so no word of a stopped program reaches them.
     count: strobes of `COUNTERS` but the first, in their order; totals: of all of them.
 
     Latency: a start reaches the engine in the same cycle; done one cycle after ``engine_busy`` has fallen.

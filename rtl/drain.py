@@ -28,7 +28,7 @@ class WriteQueue(Component):
     -------
     pick: the word that is asked for in this cycle, if it is ``valid``; only if there is ``room``.
     room: another word may be asked for, whatever is already on its way. empty: none is.
-    arriving: the word asked for two cycles ago. column, plane_data: its column or word of a plane, from the buffers.
+    arriving: the word asked for three cycles ago. column, plane_data: its column or word of a plane, from the buffers.
     write_values: columns hold values, not sums.
     request, word: see `rtl.interface.WRITE_CHANNEL`.
 
@@ -55,6 +55,7 @@ class WriteQueue(Component):
     def elaborate(self, platform):
         m = Module()
         reading = Signal(PICK)
+        read = Signal(PICK)
         pick = Signal(PICK)
         requests = m.submodules.requests = fifo.SyncFIFOBuffered(width=WRITE_REQUEST.size, depth=WRITE_QUEUE)
         words = m.submodules.words = fifo.SyncFIFOBuffered(width=WRITE_WORD.size, depth=WRITE_QUEUE)
@@ -65,7 +66,8 @@ class WriteQueue(Component):
         valid = Signal()
         m.d.sync += [
             reading.eq(self.pick),
-            self.arriving.eq(reading),
+            read.eq(reading),
+            self.arriving.eq(read),
             pick.eq(self.arriving),
             part.eq(part_of(self.column, self.arriving.word, WORD_BITS)),
             planes.eq(self.plane_data),
@@ -112,8 +114,8 @@ class Drain(Component):
     job_done: strobe, its last word has been asked for; ``last``: it was the instruction's last.
     empty: every word asked for has left.
     request, word: see `rtl.interface.WRITE_CHANNEL`: a run is one column's sums or values, or one pixel's bit planes.
-    read_column, column: from the ring of columns, two cycles later.
-    read_word: to the plane buffer; plane, masked, plane_data: two cycles later, see `rtl.planes.PlaneBuffer`.
+    read_column, column: from the ring of columns, three cycles later.
+    read_word: to the plane buffer; plane, masked, plane_data: three cycles later, see `rtl.planes.PlaneBuffer`.
 
     Latency: `hardware.timing.NEXT_JOB` between jobs. Throughput: one word per cycle.
     """
@@ -177,7 +179,7 @@ class Drain(Component):
 
         # Constants of the instruction.
         has_columns = Signal()
-        column_words = Signal(8)
+        column_words = Signal(range(max(2, dm // 2 + 1)))
         plane_run = Signal(range(1 << (4 + 8)))
         m.d.sync += [
             has_columns.eq(instr.write_sums | instr.write_values),
@@ -189,13 +191,13 @@ class Drain(Component):
         pick = Signal(PICK)
         ask = Signal()
         address = Signal(ADDRESS_BITS)
-        row_offset = Signal(16)
+        row_offset = Signal(16, reset_less=True)
         odd = Signal()
-        columns = Countdown("columns", 8)
-        words = Countdown("words", 8)
+        columns = Countdown("columns", self._array.dn.bit_length())
+        words = Countdown("words", len(column_words))
         planes = Countdown("planes", 4)
         channel_words = Countdown("channel_words", 8)
-        word = Signal(8)
+        word = Signal.like(column_words)
         plane = Signal(range(ACTIVATION_BITS))
         run_begins = Signal()
         first_word = [*words.begin(column_words), word.eq(0), run_begins.eq(1)]

@@ -195,20 +195,20 @@ class Engine(Component):
             result.lhs.eq(array.lhs),
             execute.result_free.eq(result.free),
         ]
-        connect(m, flipped(self.write.request), result.request)
+        self._ask(m, "write", result.request, self.write)
         connect(m, flipped(self.write.word), result.word)
         for port, fetch in enumerate(fetches):
             if port:
-                self._ask(m, port, fetch.request)
+                self._ask(m, f"{port}", fetch.request, getattr(self, f"read_{port}"))
                 self._receive(m, port, fetch.word)
         self._share_first_port(m, sequencer, fetches[0])
         return m
 
-    def _ask(self, m, port: int, request) -> None:
-        """Requests to a port, which may be long in saying that it is ready."""
-        skid = m.submodules[f"skid_{port}"] = Skid(READ_REQUEST)
+    def _ask(self, m, name: str, request, channel) -> None:
+        """Requests to a memory port, which may be long in saying that it is ready."""
+        skid = m.submodules[f"skid_{name}"] = Skid(READ_REQUEST)
         connect(m, request, skid.input)
-        connect(m, skid.output, flipped(getattr(self, f"read_{port}").request))
+        connect(m, skid.output, flipped(channel.request))
 
     def _receive(self, m, port: int, word, others=0) -> None:
         """Words from a port but for ``others``, a register later: all of a stage may hang on a word."""
@@ -220,7 +220,7 @@ class Engine(Component):
         """The first read channel is the sequencer's while it reads an instruction, which it does with fetch idle."""
         ask, word = sequencer.read.request, sequencer.read.word
         shared = stream.Signature(READ_REQUEST).create(path=("shared_request",))
-        self._ask(m, 0, shared)
+        self._ask(m, "0", shared, self.read_0)
         m.d.comb += [
             shared.valid.eq(fetch.request.valid | ask.valid),
             shared.payload.eq(Mux(ask.valid, ask.payload, fetch.request.payload)),

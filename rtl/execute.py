@@ -8,7 +8,7 @@ from hardware.accelerator import Accelerator
 from hardware.instruction import OPCODE_MATRIX
 from rtl.array import STEP
 from rtl.countdown import Countdown
-from rtl.interface import INSTRUCTION
+from rtl.interface import INSTRUCTION, entries_bits
 from rtl.order import TileOrder
 from rtl.vector import VectorSteps, vector_step
 
@@ -32,41 +32,49 @@ class MatrixSteps(Component):
         these three must have been stable for a cycle.
     advance: the current step is taken.
     lhs_offset, rhs_offset: the step's entries, counted from the tile's.
-    step, last: the step; it is the tile's last one. next_last: what ``last`` becomes.
+    step, last: the step; it is the tile's last one. next_last: what ``last`` becomes if no tile begins.
+    first_last: what it becomes if one does.
     reads_constants_now: the step is the one that reads the constants.
     """
 
-    instruction: In(INSTRUCTION)
-    load: In(1)
-    bits: In(4)
-    entries: In(16)
-    constants: In(1)
-    advance: In(1)
-    lhs_offset: Out(16)
-    rhs_offset: Out(16)
-    step: Out(STEP)
-    last: Out(1)
-    next_last: Out(1)
-    reads_constants_now: Out(1)
+    def __init__(self, accelerator: Accelerator):
+        self._bits = bits = entries_bits(accelerator)
+        super().__init__(
+            {
+                "instruction": In(INSTRUCTION),
+                "load": In(1),
+                "bits": In(4),
+                "entries": In(bits),
+                "constants": In(1),
+                "advance": In(1),
+                "lhs_offset": Out(bits),
+                "rhs_offset": Out(bits),
+                "step": Out(STEP),
+                "last": Out(1),
+                "next_last": Out(1),
+                "first_last": Out(1),
+                "reads_constants_now": Out(1),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
-        instr = self.instruction
+        instr, bits = self.instruction, self._bits
         # `*_first` is where the diagonal starts, `*_plane` where the pair lies; offsets are plane * chunks.
         lhs_plane, rhs_plane, lhs_first, rhs_first = (
-            Signal(4, name=n) for n in ("lhs_plane", "rhs_plane", "lhs_first", "rhs_first")
+            Signal(4, name=n, reset_less=True) for n in ("lhs_plane", "rhs_plane", "lhs_first", "rhs_first")
         )
         lhs_offset, rhs_offset, lhs_first_offset, rhs_first_offset = (
-            Signal(16, name=f"{n}_offset") for n in ("lhs", "rhs", "lhs_first", "rhs_first")
+            Signal(bits, name=f"{n}_offset", reset_less=True) for n in ("lhs", "rhs", "lhs_first", "rhs_first")
         )
         top_lhs = Signal(4)
         top_rhs = Signal(4)
-        chunk = Signal(16)
+        chunk = Signal(bits, reset_less=True)
         first_step, columns_new, diagonal_start, reads_constants, products_done = (
             Signal(name=n) for n in ("first_step", "columns_new", "diagonal_start", "reads_constants", "products_done")
         )
         # Ends are announced by registers, so that no decision waits for a comparison.
-        chunks = Countdown("chunks", 16)
+        chunks = Countdown("chunks", bits)
         final_pair = Signal()
         next_final_pair = Signal()
         last = Signal()
@@ -75,10 +83,10 @@ class MatrixSteps(Component):
         one_chunk = Signal()
         next_last_chunk = Signal()
         next_constants = Signal()
-        rhs_last = Signal(16)
+        rhs_last = Signal(bits)
         # entries that hold bit planes; behind them lie the constants
-        products = Signal(16)
-        next_products = Signal(16)
+        products = Signal(bits, reset_less=True)
+        next_products = Signal(bits)
         m.d.comb += [
             last_pair.eq((lhs_plane == 0) | (rhs_plane == top_rhs)),
             last_product.eq(chunks.last & final_pair),
@@ -142,15 +150,22 @@ class MatrixSteps(Component):
         # What the next tile begins with.
         next_top, next_first, next_one_pair, next_short, next_empty = (
             Signal(shape, name=f"next_{name}")
-            for shape, name in ((4, "top"), (16, "first"), (1, "one_pair"), (1, "short"), (1, "empty"))
+            for shape, name in ((4, "top"), (bits, "first"), (1, "one_pair"), (1, "short"), (1, "empty"))
         )
-        m.d.sync += [last.eq(self.next_last), one_chunk.eq(instr.chunks == 1)]
-        one_pair = (self.bits == 1) & (instr.activation_bits == 1)
-        entries = self.entries - ~instr.write_sums
+        has_constants = Signal()
+        behind_first = Signal(bits)  # entries behind a kernel's first bit plane
         m.d.sync += [
-            next_products.eq(entries),
+            last.eq(Mux(self.load, self.first_last, self.next_last)),
+            one_chunk.eq(instr.chunks == 1),
+            has_constants.eq(~instr.write_sums),
+            behind_first.eq(instr.chunks + ~instr.write_sums),
+        ]
+        m.d.comb += self.first_last.eq(next_short)
+        one_pair = (self.bits == 1) & (instr.activation_bits == 1)
+        m.d.sync += [
+            next_products.eq(self.entries - has_constants),
             next_top.eq(self.bits - 1),
-            next_first.eq(entries - instr.chunks),
+            next_first.eq(self.entries - behind_first),
             rhs_last.eq(instr.rhs_tile_entries - instr.chunks),
             next_one_pair.eq(one_pair),
             next_short.eq((self.bits == 0) | ((instr.chunks == 1) & one_pair & ~self.constants)),
@@ -174,7 +189,6 @@ class MatrixSteps(Component):
                 reads_constants.eq(next_constants),
                 products_done.eq(next_empty),
             ]
-            m.d.comb += self.next_last.eq(next_short)
             with m.If(next_empty):
                 m.d.sync += lhs_offset.eq(0)
         return m
@@ -209,7 +223,7 @@ class Execute(Component):
                 "lhs_ready": In(ports),
                 "rhs_ready": In(ports),
                 "lhs_free": Out(1),
-                "lhs_free_entries": Out(16),
+                "lhs_free_entries": Out(entries_bits(accelerator)),
                 "rhs_free": Out(1),
                 "result_free": In(1),
                 "lhs_entry": Out(range(buffers.lhs_entries)),
@@ -228,8 +242,8 @@ class Execute(Component):
     def elaborate(self, platform):
         m = Module()
         instr, accelerator = self.instruction, self._accelerator
-        m.submodules.order = order = TileOrder(accelerator.array.dn)  # the next tile, while the current one runs
-        m.submodules.matrix = matrix = MatrixSteps()
+        m.submodules.order = order = TileOrder(accelerator)  # the next tile, while the current one runs
+        m.submodules.matrix = matrix = MatrixSteps(accelerator)
         m.submodules.vector = vector = VectorSteps(accelerator)
         is_matrix = Signal()
         for unit in (order, matrix, vector):
@@ -245,16 +259,24 @@ class Execute(Component):
         # Of the current step: it completes sums, it is the tile's last, it may be taken as far as the result registers
         # are concerned. All known a cycle ahead, because everything in this stage hangs on them.
         sums_end, last_step, may = Signal(), Signal(), Signal(init=1)
-        next_sums_end, next_free = Signal(), Signal()
+        next_free = Signal()
         registers_free = Signal(init=1)
+        # Without and with a tile that begins; which of them it is, is known last.
+        next_sums_end = Mux(is_matrix, matrix.next_last, vector.next_done)
+        first_sums_end = Mux(is_matrix, matrix.first_last, vector.first_done)
         m.d.sync += [
-            sums_end.eq(next_sums_end),
-            last_step.eq(Mux(is_matrix, matrix.next_last, vector.next_last)),
+            sums_end.eq(Mux(dispatch, first_sums_end, next_sums_end)),
+            last_step.eq(
+                Mux(
+                    dispatch,
+                    Mux(is_matrix, matrix.first_last, vector.first_last),
+                    Mux(is_matrix, matrix.next_last, vector.next_last),
+                )
+            ),
             registers_free.eq(next_free),
-            may.eq(~next_sums_end | next_free),
+            may.eq(Mux(dispatch, ~first_sums_end | next_free, ~next_sums_end | next_free)),
         ]
         m.d.comb += [
-            next_sums_end.eq(Mux(is_matrix, matrix.next_last, vector.next_done)),
             next_free.eq((registers_free | self.result_free) & ~(advance & sums_end)),
             advance.eq(running & may),
             tile_end.eq(advance & last_step),
@@ -278,15 +300,14 @@ class Execute(Component):
             taken = Signal(name=f"{side}_taken")
             m.d.sync += taken.eq(dispatched & needs[side])
             for port, strobe in enumerate(arrived):
-                tiles = Signal(16, name=f"{side}_tiles_{port}")
+                tiles = Signal(entries_bits(accelerator), name=f"{side}_tiles_{port}")
                 m.d.sync += tiles.eq(tiles + strobe - taken)
                 missing.append(needs[side] & (tiles == 0))
         m.d.sync += ready.eq(pending & ~(dispatch | dispatched | counted) & ~Cat(missing).any())
         m.d.comb += [order.step.eq(dispatched), dispatch.eq(ready & (~running | tile_end))]
 
         self._rings(m, order, dispatch, is_matrix, matrix.lhs_offset, Mux(is_matrix, matrix.rhs_offset, vector.offset))
-        columns = Signal(8)
-        entries = Signal(16)
+        columns, entries = Signal.like(order.columns), Signal.like(order.entries)
         last_in_group = Signal()
         last_row_tile = Signal()
         last = Signal()
@@ -346,9 +367,9 @@ class Execute(Component):
     def _rings(self, m, order, dispatch, is_matrix, lhs_offset, rhs_offset):
         """Where the current tile lies in the rings, and where the next one does."""
         instr, buffers = self.instruction, self._accelerator.buffers
-        lhs, lhs_next = (Signal(range(buffers.lhs_entries), name=n) for n in ("lhs_base", "lhs_next"))
+        lhs, lhs_next = (Signal(range(buffers.lhs_entries), name=n, reset_less=True) for n in ("lhs_base", "lhs_next"))
         rhs, rhs_next, rhs_group = (
-            Signal(range(buffers.rhs_entries), name=n) for n in ("rhs_base", "rhs_next", "rhs_group")
+            Signal(range(buffers.rhs_entries), name=n, reset_less=True) for n in ("rhs_base", "rhs_next", "rhs_group")
         )
         rhs_after = Signal.like(rhs)
         m.d.sync += [self.lhs_entry.eq(lhs + lhs_offset), self.rhs_entry.eq(rhs + rhs_offset)]

@@ -4,6 +4,7 @@ from amaranth.hdl import Array
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out, Signature
 
+from hardware.accelerator import Accelerator
 from hardware.instruction import FIELDS, WORD_BITS
 
 ADDRESS_BITS = 32
@@ -41,6 +42,16 @@ WRITE_CHANNEL = Signature(
 )
 """Requests out, then as many words as asked for, in order. ``idle`` falls in the cycle after a request is taken and
 rises when every word asked for is in memory."""
+
+
+def entries_bits(accelerator: Accelerator) -> int:
+    """Width of a count of buffer entries, and of tiles in a buffer; no tile has more."""
+    return max(accelerator.buffers.lhs_entries, accelerator.buffers.rhs_entries).bit_length()
+
+
+def columns_bits(accelerator: Accelerator) -> int:
+    """Width of a count of a tile's columns."""
+    return accelerator.array.dn.bit_length()
 
 
 def part_of(value, index, width: int):

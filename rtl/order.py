@@ -1,14 +1,16 @@
 """The schedule's loop nest as gateware: which tile comes next.
 
 Counters count down to their last round, which a register announces a round ahead, so that no decision waits for a
-comparison.
+comparison. What a step does is decided in registers before it comes, so steps are two cycles apart at least, and so is
+the first one from the load.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 
+from hardware.accelerator import Accelerator
 from hardware.instruction import OPCODE_MATRIX, SEGMENTS
-from rtl.interface import INSTRUCTION
+from rtl.interface import INSTRUCTION, columns_bits, entries_bits
 
 GROUP_BITS = 24
 
@@ -22,35 +24,44 @@ class RowWidths(Component):
     step: go to the next row tile.
 
     Latency: the next row tile's figures stand on the outputs in the cycle after ``load``, ``step`` or ``restart``.
+    Throughput: one row tile every two cycles.
     """
 
-    instruction: In(INSTRUCTION)
-    load: In(1)
-    step: In(1)
-    restart: In(1)
-    bits: Out(4)
-    entries: Out(16)
+    def __init__(self, accelerator: Accelerator):
+        super().__init__(
+            {
+                "instruction": In(INSTRUCTION),
+                "load": In(1),
+                "step": In(1),
+                "restart": In(1),
+                "bits": Out(4),
+                "entries": Out(entries_bits(accelerator)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
-        following = Signal(range(SEGMENTS + 2), init=1)  # the segment behind the current one, and the one behind that
-        second = Signal(range(SEGMENTS + 2), init=2)
+        following = Signal(range(SEGMENTS + 1), init=1)  # the segment behind the current one
         left = Signal(16)
         last = Signal()
+        now = (self.bits, self.entries, left, last)
         table = Array(
-            Cat(*(self.instruction[f"segment_{i}_{what}"] for what in ("bits", "entries", "tiles", "single")))
+            Cat(
+                self.instruction[f"segment_{i}_{what}"][: len(register)]
+                for what, register in zip(("bits", "entries", "tiles", "single"), now, strict=True)
+            )
             for i in range(SEGMENTS)
         )
-        now = Cat(self.bits, self.entries, left, last)
-        ahead = Signal(len(now))  # the next segment's, so that no step waits for the table
+        now = Cat(now)
+        ahead = Signal(len(now))  # the following segment's, so that no step waits for the table
         m.d.sync += ahead.eq(table[following])
         with m.If(self.step):
             with m.If(~last):
                 m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
             with m.Else():
-                m.d.sync += [following.eq(second), second.eq(second + 1), now.eq(ahead), ahead.eq(table[second])]
+                m.d.sync += [following.eq(following + 1), now.eq(ahead)]
         with m.If(self.load | self.restart):
-            m.d.sync += [following.eq(1), second.eq(2), now.eq(table[0]), ahead.eq(table[1])]
+            m.d.sync += [following.eq(1), now.eq(table[0])]
         return m
 
 
@@ -68,8 +79,8 @@ class Groups(Component):
     Latency: the next tile stands on the outputs in the cycle after ``load`` or ``step``.
     """
 
-    def __init__(self, dn: int):
-        self._dn = dn
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
         super().__init__(
             {
                 "instruction": In(INSTRUCTION),
@@ -80,7 +91,7 @@ class Groups(Component):
                 "last_group": Out(1),
                 "first": Out(1),
                 "last": Out(1),
-                "columns": Out(8),
+                "columns": Out(columns_bits(accelerator)),
             }
         )
 
@@ -90,10 +101,11 @@ class Groups(Component):
         groups_left = Signal(GROUP_BITS)
         next_is_last = Signal()
         # of the current group; its tiles left
-        size = Signal(16)
+        size = Signal(range(self._accelerator.buffers.rhs_entries + 1))
         single = Signal()
-        left = Signal(16)
-        m.d.comb += self.columns.eq(Mux(self.last_group & self.last, instr.last_columns, self._dn))
+        left = Signal.like(size)
+        columns = self._accelerator.array.dn
+        m.d.comb += self.columns.eq(Mux(self.last_group & self.last, instr.last_columns, columns))
 
         # Constants of the instruction.
         one_group, two_groups, one_tile, one_last_tile = (
@@ -147,19 +159,25 @@ class Rows(Component):
     Latency: the next row tile stands on the outputs in the cycle after ``load``, ``restart`` or ``step``.
     """
 
-    instruction: In(INSTRUCTION)
-    load: In(1)
-    step: In(1)
-    restart: In(1)
-    first: Out(1)
-    last: Out(1)
-    bits: Out(4)
-    entries: Out(16)
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
+        super().__init__(
+            {
+                "instruction": In(INSTRUCTION),
+                "load": In(1),
+                "step": In(1),
+                "restart": In(1),
+                "first": Out(1),
+                "last": Out(1),
+                "bits": Out(4),
+                "entries": Out(entries_bits(accelerator)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
         instr = self.instruction
-        m.submodules.widths = widths = RowWidths()
+        m.submodules.widths = widths = RowWidths(self._accelerator)
         left = Signal(16)
         one = Signal()
         m.d.sync += one.eq(instr.row_tiles == 1)
@@ -192,11 +210,11 @@ class FetchOrder(Component):
     done: no tile is left.
 
     Latency: the next tile stands on the outputs in the cycle after ``step`` or ``load``.
-    Throughput: one tile per cycle.
+    Throughput: one tile every two cycles.
     """
 
-    def __init__(self, dn: int):
-        self._dn = dn
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
         super().__init__(
             {
                 "instruction": In(INSTRUCTION),
@@ -204,8 +222,8 @@ class FetchOrder(Component):
                 "step": In(1),
                 "is_lhs": Out(1),
                 "last_row_tile": Out(1),
-                "lhs_entries": Out(16),
-                "columns": Out(8),
+                "lhs_entries": Out(entries_bits(accelerator)),
+                "columns": Out(columns_bits(accelerator)),
                 "done": Out(1, init=1),
             }
         )
@@ -213,11 +231,11 @@ class FetchOrder(Component):
     def elaborate(self, platform):
         m = Module()
         instr = self.instruction
-        m.submodules.groups = groups = Groups(self._dn)
-        m.submodules.rows = rows = Rows()
-        group_end = Signal()
+        m.submodules.groups = groups = Groups(self._accelerator)
+        m.submodules.rows = rows = Rows(self._accelerator)
         has_rows = Signal()
-        m.d.sync += has_rows.eq(instr.opcode == OPCODE_MATRIX)
+        resident = Signal()
+        m.d.sync += [has_rows.eq(instr.opcode == OPCODE_MATRIX), resident.eq(instr.lhs_resident)]
         for counter in (groups, rows):
             m.d.comb += [counter.instruction.eq(instr), counter.load.eq(self.load)]
         m.d.comb += [
@@ -225,27 +243,28 @@ class FetchOrder(Component):
             self.lhs_entries.eq(rows.entries),
             self.columns.eq(groups.columns),
         ]
-        rows_follow = Signal()  # after the columns of this group, row tiles 1.. are fetched
-        m.d.comb += rows_follow.eq(has_rows & ~rows.last & (groups.first_group | ~instr.lhs_resident))
-
+        # What the next step does. Behind row tile 0 come the columns of its group, then row tiles 1.. where they are
+        # fetched at all; the column counter stays at the last column tile meanwhile.
+        rows_follow = has_rows & ~rows.last & (groups.first_group | ~resident)
+        group_ends, row_follows, column_follows, lhs_follows = (
+            Signal(name=n) for n in ("group_ends", "row_follows", "column_follows", "lhs_follows")
+        )
+        m.d.sync += [
+            group_ends.eq(Mux(self.is_lhs, ~rows.first & rows.last, groups.last & ~rows_follow)),
+            row_follows.eq(Mux(self.is_lhs, ~rows.first & ~rows.last, groups.last & rows_follow)),
+            column_follows.eq(~self.is_lhs & ~groups.last),
+            lhs_follows.eq(
+                Mux(self.is_lhs, ~rows.first & ~(rows.last & resident), groups.last & (rows_follow | ~resident))
+            ),
+        ]
+        m.d.comb += [
+            rows.step.eq(self.step & row_follows),
+            rows.restart.eq(self.step & group_ends),
+            groups.step.eq(self.step & (column_follows | group_ends)),
+            groups.next_group.eq(group_ends),
+        ]
         with m.If(self.step):
-            with m.If(~self.is_lhs):
-                with m.If(groups.last & rows_follow):  # the counter stays at the last column tile meanwhile
-                    m.d.sync += self.is_lhs.eq(1)
-                    m.d.comb += rows.step.eq(1)
-                with m.Elif(groups.last):
-                    m.d.comb += group_end.eq(1)
-                with m.Else():
-                    m.d.comb += groups.step.eq(1)
-            with m.Elif(rows.first):
-                m.d.sync += self.is_lhs.eq(0)
-            with m.Elif(~rows.last):
-                m.d.comb += rows.step.eq(1)
-            with m.Else():
-                m.d.comb += group_end.eq(1)
-        with m.If(group_end):
-            m.d.comb += [rows.restart.eq(1), groups.step.eq(1), groups.next_group.eq(1)]
-            m.d.sync += [self.is_lhs.eq(~instr.lhs_resident), self.done.eq(groups.last_group)]
+            m.d.sync += [self.is_lhs.eq(lhs_follows), self.done.eq(group_ends & groups.last_group)]
         with m.If(self.load):
             m.d.sync += [self.is_lhs.eq(has_rows), self.done.eq(0)]
         return m
@@ -264,24 +283,24 @@ class TileOrder(Component):
     last: the current output tile is the last one.
 
     Latency: the next tile stands on the outputs in the cycle after ``step`` or ``load``.
-    Throughput: one tile per cycle.
+    Throughput: one tile every two cycles.
     """
 
-    def __init__(self, dn: int):
-        self._dn = dn
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
         super().__init__(
             {
                 "instruction": In(INSTRUCTION),
                 "load": In(1),
                 "step": In(1),
                 "bits": Out(4),
-                "entries": Out(16),
+                "entries": Out(entries_bits(accelerator)),
                 "first_group": Out(1),
                 "first_row_tile": Out(1),
                 "last_row_tile": Out(1),
                 "first_in_group": Out(1),
                 "last_in_group": Out(1),
-                "columns": Out(8),
+                "columns": Out(columns_bits(accelerator)),
                 "last": Out(1),
             }
         )
@@ -289,18 +308,24 @@ class TileOrder(Component):
     def elaborate(self, platform):
         m = Module()
         instr = self.instruction
-        m.submodules.groups = groups = Groups(self._dn)
-        m.submodules.rows = rows = Rows()
+        m.submodules.groups = groups = Groups(self._accelerator)
+        m.submodules.rows = rows = Rows(self._accelerator)
         for counter in (groups, rows):
             m.d.comb += [counter.instruction.eq(instr), counter.load.eq(self.load)]
         has_rows = Signal()
         m.d.sync += has_rows.eq(instr.opcode == OPCODE_MATRIX)
-        row_ends = self.step & groups.last
+        # What the next step does besides going to the next column tile.
+        row_follows = Signal()
+        restarts = Signal()
+        m.d.sync += [
+            row_follows.eq(groups.last & ~self.last_row_tile),
+            restarts.eq(groups.last & self.last_row_tile),
+        ]
         m.d.comb += [
             groups.step.eq(self.step),
-            groups.next_group.eq(self.last_row_tile),
-            rows.step.eq(row_ends & ~self.last_row_tile),
-            rows.restart.eq(row_ends & self.last_row_tile),
+            groups.next_group.eq(restarts),
+            rows.step.eq(self.step & row_follows),
+            rows.restart.eq(self.step & restarts),
             self.bits.eq(rows.bits),
             self.entries.eq(rows.entries),
             self.first_group.eq(groups.first_group),

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hardware.accelerator import Accelerator
 from hardware.instruction import WORD_BITS
+from rtl.datapath import NO_COLLISIONS
 from rtl.interface import INSTRUCTION
 from rtl.requantize import ACTIVATION_BITS
 
@@ -45,7 +46,9 @@ class PlaneAddress(Component):
         m = Module()
         instr = self.instruction
         # Ring addresses: the current group of column tiles, the current tile, the current column; channel word.
-        group, tile, column, next_tile = (Signal(range(self._depth), name=n) for n in ("group", "tile", "col", "next"))
+        group, tile, column, next_tile = (
+            Signal(range(self._depth), name=n, reset_less=True) for n in ("group", "tile", "col", "next")
+        )
         channel_word = Signal(8)
         m.d.comb += [
             next_tile.eq(tile + Mux(self.vector, instr.plane_words, instr.plane_tile_words)),
@@ -74,8 +77,8 @@ class PlaneBuffer(Component):
     -------
     write: ``activations`` of ``dm`` channels go to ``segment`` of ``word`` in every plane's memory.
     read_word, plane, masked: read a word of one plane; ``masked`` keeps only its first ``last_segments`` parts.
-    data: the word, two cycles after ``read_word``: the memory's and a register's, because block RAMs are slow.
-        ``plane`` and ``masked`` come with it and select without delay.
+    data: the word, three cycles after ``read_word``: the memory's and two registers', because block RAMs are slow and
+        where they are. ``plane`` and ``masked`` come with it and select without delay.
 
     Latency: a word may be read two cycles after its ``write``. Throughput: one write and one read per cycle.
     """
@@ -104,11 +107,13 @@ class PlaneBuffer(Component):
         m.d.sync += [enable.eq(Mux(self.write, Const(1, segments) << self.segment, 0)), address.eq(self.word)]
         words = []
         for plane in range(ACTIVATION_BITS):
-            memory = m.submodules[f"plane_{plane}"] = Memory(shape=unsigned(WORD_BITS), depth=self._depth, init=[])
+            memory = m.submodules[f"plane_{plane}"] = Memory(
+                shape=unsigned(WORD_BITS), depth=self._depth, init=[], attrs=NO_COLLISIONS
+            )
             write, read = memory.write_port(granularity=self._dm), memory.read_port()
             bits = Signal(self._dm, name=f"bits_{plane}", reset_less=True)
             m.d.sync += bits.eq(Cat(activation[plane] for activation in self.activations))
-            word = Signal(WORD_BITS, name=f"word_{plane}", reset_less=True)
+            beside, word = (Signal(WORD_BITS, name=f"{n}_{plane}", reset_less=True) for n in ("beside", "word"))
             m.d.comb += [
                 write.en.eq(enable),
                 write.addr.eq(address),
@@ -116,7 +121,7 @@ class PlaneBuffer(Component):
                 read.en.eq(1),
                 read.addr.eq(self.read_word),
             ]
-            m.d.sync += word.eq(read.data)
+            m.d.sync += [beside.eq(read.data), word.eq(beside)]
             words.append(word)
         valid = Signal(segments)
         m.d.sync += valid.eq(Cat(i < self.instruction.last_segments for i in range(segments)))

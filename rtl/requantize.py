@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
+from rtl.datapath import at_hand
 from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS
 
 CONSTANTS = data.StructLayout({"multiplier": 32, "bias": signed(32)})
@@ -13,9 +14,9 @@ _SETTINGS = data.StructLayout(
     {name: INSTRUCTION.members[name] for name in ("wide_shift", "relu", "quantizer", "clamp_low", "clamp_high")}
 )
 """What it takes from the instruction."""
-VALUE_STAGES = 7
+VALUE_STAGES = 8
 """Cycles from a column on ``sums`` to its values on ``values``."""
-ACTIVATION_STAGES = VALUE_STAGES + 4
+ACTIVATION_STAGES = VALUE_STAGES + 5
 """Cycles from a column on ``sums`` to its activations on ``activations``."""
 ACTIVATION_BITS = 8
 
@@ -25,9 +26,9 @@ class Requantize(Component):
 
     Members
     -------
-    instruction: since the cycle before the first column at the latest.
+    instruction: since `rtl.datapath.SETTLING` cycles before the first column at the latest.
     sums: ``dm`` sums of one column.
-    constants: per row. They may change two cycles after the last column that uses them.
+    constants: per row, those of the column on ``sums``.
     values: 16-bit values; activations: two's complement.
 
     Latency: `VALUE_STAGES` and `ACTIVATION_STAGES` cycles. Throughput: one column per cycle.
@@ -47,21 +48,21 @@ class Requantize(Component):
 
     def elaborate(self, platform):
         m = Module()
-        # Registers of its own: the instruction's are far away.
-        self._settings = settings = Signal(_SETTINGS)
-        m.d.sync += [settings[name].eq(self.instruction[name]) for name in _SETTINGS.members]
-        for row in range(self._dm):
-            value = self._value(m, row)
+        given = Signal(_SETTINGS)
+        m.d.comb += [given[name].eq(self.instruction[name]) for name in _SETTINGS.members]
+        for row, settings in enumerate(at_hand(m, given, self._dm, "settings")):
+            value = self._value(m, row, settings)
             m.d.comb += self.values[row].eq(value)
-            self._activation(m, row, value)
+            self._activation(m, row, settings, value)
         return m
 
-    def _value(self, m, row: int):
+    def _value(self, m, row: int, settings):
         """Products of 16-bit halves fit the multipliers of every FPGA; three stages put them together.
 
-        A multiplier has registers before and behind it that do nothing else: FPGAs have them inside, or beside.
+        A multiplier has registers before and behind it that do nothing else: FPGAs have them inside, or beside. So the
+        two products with the low half of the sum are a cycle apart, as are those with the high half.
         """
-        settings, constants = self._settings, self.constants[row]
+        constants = self.constants[row]
 
         def register(shape, value, name):
             signal = Signal(shape, name=f"{name}_{row}")
@@ -71,40 +72,38 @@ class Requantize(Component):
         def multiply(shape, one, other, name):
             return register(shape, register(shape, one * other, f"{name}_product"), name)
 
-        total = register(signed(32), register(signed(32), self.sums[row], "sum"), "total")
-        multiplier, bias = (
-            register(32, constants.multiplier, "multiplier"),
-            register(signed(32), constants.bias, "bias"),
-        )
-        low, high = total[:16], total[16:].as_signed()
-        factor_low, factor_high = multiplier[:16], multiplier[16:]
-        low_low = multiply(unsigned(32), low, factor_low, "low_low")
-        low_high = multiply(unsigned(32), low, factor_high, "low_high")
-        high_low = multiply(signed(32), high, factor_low, "high_low")
-        high_high = multiply(signed(32), high, factor_high, "high_high")
-        late = register(signed(32), register(signed(32), bias, "bias_1"), "bias_2")
+        total = register(signed(32), self.sums[row], "total")
+        factor = register(32, constants.multiplier, "factor")
+        low_high = multiply(unsigned(32), total[:16], factor[16:], "low_high")
+        high_low = multiply(signed(32), total[16:].as_signed(), factor[:16], "high_low")
         middle = register(signed(34), low_high + high_low, "middle")
-        summand = Mux(settings.wide_shift, late << 16, late)
-        outer = register(signed(65), Cat(low_low, high_high).as_signed() + summand, "outer")
-        product = register(signed(65), outer + (middle << 16), "product")
 
-        shifted = Signal(signed(49), name=f"shifted_{row}")
-        top = Signal(signed(VALUE_BITS), name=f"value_{row}")
-        m.d.comb += shifted.eq(Mux(settings.wide_shift, product >> 32, product >> 16))
+        late_total, late_factor = register(signed(32), total, "late_total"), register(32, factor, "late_factor")
+        low_low = multiply(unsigned(32), late_total[:16], late_factor[:16], "low_low")
+        high_high = multiply(signed(32), late_total[16:].as_signed(), late_factor[16:], "high_high")
+        bias = constants.bias
+        for stage in range(3):
+            bias = register(signed(32), bias, f"bias_{stage}")
+        summand = register(signed(48), Mux(settings.wide_shift, bias << 16, bias), "summand")
+        outer = register(signed(65), Cat(low_low, high_high).as_signed() + summand, "outer")
+        product = register(signed(65), outer + (register(signed(34), middle, "late_middle") << 16), "product")
+
+        shifted = register(signed(49), Mux(settings.wide_shift, product >> 32, product >> 16), "shifted")
         fits = (shifted[VALUE_BITS - 1 :] == 0) | shifted[VALUE_BITS - 1 :].all()
         limit = Mux(shifted[-1], -(1 << (VALUE_BITS - 1)), (1 << (VALUE_BITS - 1)) - 1)
-        m.d.sync += top.eq(Mux(settings.relu & shifted[-1], 0, Mux(fits, shifted, limit)))
-        return top
+        saturated = Mux(settings.relu & shifted[-1], 0, Mux(fits, shifted, limit))
+        return register(signed(VALUE_BITS), saturated, "value")
 
-    def _activation(self, m, row: int, value) -> None:
-        settings = self._settings
+    def _activation(self, m, row: int, settings, value) -> None:
+        factor = Signal(signed(VALUE_BITS), name=f"activation_factor_{row}")
         products, parts = (
             Signal(data.ArrayLayout(signed(VALUE_BITS + 13), 2), name=f"{n}_{row}") for n in ("products", "parts")
         )
         rounded = Signal(signed(VALUE_BITS + 25), name=f"rounded_{row}")
         m.d.sync += [
-            products[0].eq(value * settings.quantizer[:12]),
-            products[1].eq(value * settings.quantizer[12:]),
+            factor.eq(value),
+            products[0].eq(factor * settings.quantizer[:12]),
+            products[1].eq(factor * settings.quantizer[12:]),
             parts.eq(products),
             rounded.eq(parts[0] + (parts[1] << 12) + Const(1 << 23, 24)),
         ]

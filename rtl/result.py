@@ -1,5 +1,8 @@
 """Result: takes finished sums, requantizes them column by column, and writes them to memory."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
@@ -9,23 +12,30 @@ from hardware.accelerator import Accelerator
 from hardware.instruction import OPCODE_MATRIX
 from hardware.timing import PENDING_JOBS, sums_latency
 from rtl.countdown import Countdown
-from rtl.datapath import without_reset
+from rtl.datapath import NO_COLLISIONS, without_reset
 from rtl.drain import JOB, Drain
 from rtl.execute import PLACE
-from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, WRITE_CHANNEL
+from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, WRITE_CHANNEL, columns_bits
 from rtl.planes import PlaneAddress, PlaneBuffer
 from rtl.requantize import ACTIVATION_STAGES, CONSTANTS, VALUE_STAGES, Requantize
 
+TO_TOTALS = 3
+"""Cycles from deciding on a column to its totals."""
 VECTOR_BIAS = 1 << 15
 """One half, in units of 2**-16 of a value: vector operations only round."""
 
 
-def _delayed(m, signal, cycles: int, name: str):
+def _delayed(m, signal, cycles: int, name: str, reset_less: bool = False):
     for stage in range(cycles):
-        later = Signal(signal.shape(), name=f"{name}_{stage}")
+        later = Signal(signal.shape(), name=f"{name}_{stage}", reset_less=reset_less)
         m.d.sync += later.eq(signal)
         signal = later
     return signal
+
+
+def _one_of(values, choices):
+    """The value whose bit of ``choices`` is set, 0 if none is."""
+    return reduce(or_, (Mux(choice, value, 0) for value, choice in zip(values, choices, strict=False)))
 
 
 class Result(Component):
@@ -71,20 +81,40 @@ class Result(Component):
     def elaborate(self, platform):
         m = Module()
         instr, dm, dn = self.instruction, self._accelerator.array.dm, self._accelerator.array.dn
-        vector = Signal()
-        m.d.sync += vector.eq(instr.opcode != OPCODE_MATRIX)
+        # Constants of the instruction.
+        vector, bipolar, write_sums, write_values, write_planes = (
+            Signal(name=n) for n in ("vector", "bipolar", "write_sums", "write_values", "write_planes")
+        )
+        m.d.sync += [
+            vector.eq(instr.opcode != OPCODE_MATRIX),
+            bipolar.eq(instr.bipolar),
+            write_sums.eq(instr.write_sums),
+            write_values.eq(instr.write_values),
+            write_planes.eq(instr.write_planes),
+        ]
 
-        # The registers and what leaves them.
-        registers = Signal(dm * dn * ACCUMULATOR_BITS, reset_less=True)
-        column_registers = Signal(dn * ACCUMULATOR_BITS, reset_less=True)
-        totals = Signal(data.ArrayLayout(signed(ACCUMULATOR_BITS), dm))
-        for row, total in enumerate(totals):
-            own = registers.word_select(row, ACCUMULATOR_BITS).as_signed()
-            of_column = column_registers[:ACCUMULATOR_BITS].as_signed()
-            m.d.comb += total.eq(Mux(instr.bipolar, (own << 1) + of_column, own))
+        # The registers. They keep still while their columns are chosen, one after another: in the cycle after the
+        # decision `chooses` has the column's bit, behind those of the array's columns the one of a vector pass.
+        registers, column_registers, vector_registers, chosen, of_column, totals = (
+            Signal(layout, name=n, reset_less=True)
+            for n, layout in (
+                ("registers", data.ArrayLayout(ACCUMULATOR_BITS * dm, dn)),
+                ("column_registers", data.ArrayLayout(ACCUMULATOR_BITS, dn)),
+                ("vector_registers", ACCUMULATOR_BITS * dm),
+                ("chosen", data.ArrayLayout(signed(ACCUMULATOR_BITS), dm)),
+                ("of_column", signed(ACCUMULATOR_BITS)),
+                ("totals", data.ArrayLayout(signed(ACCUMULATOR_BITS), dm)),
+            )
+        )
+        following, chooses = Signal(dn + 1), Signal(dn + 1)
+        m.d.sync += [
+            chosen.eq(_one_of((*registers, vector_registers), chooses)),
+            of_column.eq(_one_of(column_registers, chooses)),
+            *(total.eq(Mux(bipolar, (own << 1) + of_column, own)) for total, own in zip(totals, chosen, strict=True)),
+        ]
         full = Signal()
         begun = Signal()
-        columns_left = Countdown("columns", 8)
+        columns_left = Countdown("columns", columns_bits(self._accelerator))
         frees = Signal()
         place = Signal(PLACE)  # the execute stage already works on the next one
         in_flight = sums_latency(self._accelerator.array.dk)
@@ -95,16 +125,11 @@ class Result(Component):
         next_jobs = Signal.like(jobs)
         room = Signal(init=1)
         m.d.comb += [column.eq(full & (begun | ~is_job | room)), self.free.eq(column & frees)]
-        # The registers follow a cycle behind the decision, because there are thousands of them.
-        leaves = Signal()
-        m.d.sync += leaves.eq(column)
-        with m.If(leaves):
-            m.d.sync += [
-                registers.eq(registers >> dm * ACCUMULATOR_BITS),
-                column_registers.eq(column_registers >> ACCUMULATOR_BITS),
-            ]
+        leaves = _delayed(m, column, TO_TOTALS, "leaves")
+        m.d.sync += chooses.eq(following)
         with m.If(column):
             m.d.sync += [
+                following.eq(following << 1),
                 begun.eq(~last_column),
                 *columns_left.step(),
                 frees.eq(columns_left.left == in_flight + 2),
@@ -112,20 +137,18 @@ class Result(Component):
             with m.If(last_column):
                 m.d.sync += full.eq(0)
         with m.If(self.sums_valid):
-            m.d.sync += [
-                registers.eq(Cat(self.sums)),
-                column_registers.eq(Cat(self.column_sums)),
-            ]
+            m.d.sync += [registers.as_value().eq(Cat(self.sums)), column_registers.as_value().eq(Cat(self.column_sums))]
         with m.If(self.totals_valid):
-            m.d.sync += registers[: dm * ACCUMULATOR_BITS].eq(Cat(self.totals))
+            m.d.sync += vector_registers.eq(Cat(self.totals))
         with m.If(self.sums_valid | self.totals_valid):
-            has_planes = instr.write_planes & (self.place.plane_columns != 0)
+            has_planes = write_planes & (self.place.plane_columns != 0)
             m.d.sync += [
                 full.eq(1),
+                following.eq(Mux(vector, 1 << dn, 1)),
                 place.eq(self.place),
                 *columns_left.begin(self.place.columns),
                 frees.eq(self.place.columns <= in_flight + 1),
-                is_job.eq(instr.write_sums | instr.write_values | has_planes),
+                is_job.eq(write_sums | write_values | has_planes),
             ]
 
         # Requantization.
@@ -135,15 +158,19 @@ class Result(Component):
         constants, next_constants = (
             Signal(data.ArrayLayout(CONSTANTS, dm), name=n, reset_less=True) for n in ("constants", "next")
         )
-        with m.If(_delayed(m, self.sums_valid, 1, "sums_in_registers")):
-            m.d.sync += constants.eq(next_constants)
-        start_vector = Signal()
-        m.d.sync += start_vector.eq(self.start & vector)
+        load_next = _delayed(m, self.sums_valid, TO_TOTALS - 1, "load_next")
+        load_vector = _delayed(m, _delayed(m, self.start, 1, "start") & vector, 1, "load_vector")
+        come = _delayed(m, self.constants, 1, "constants_come")
+        of_vector = Signal(CONSTANTS)
+        m.d.comb += [of_vector.multiplier.eq(instr.multiplier), of_vector.bias.eq(VECTOR_BIAS)]
         for row in range(dm):
-            with m.If(self.constants):
-                m.d.sync += next_constants[row].as_value().eq(self.lhs[row][: CONSTANTS.size])
-            with m.If(start_vector):
-                m.d.sync += [constants[row].multiplier.eq(instr.multiplier), constants[row].bias.eq(VECTOR_BIAS)]
+            entry = _delayed(m, self.lhs[row][: CONSTANTS.size], 1, f"constants_{row}", reset_less=True)
+            with m.If(come):
+                m.d.sync += next_constants[row].as_value().eq(entry)
+            with m.If(load_next):
+                m.d.sync += constants[row].eq(next_constants[row])
+            with m.If(load_vector):
+                m.d.sync += constants[row].eq(of_vector)
         m.d.comb += [
             requantize.instruction.eq(instr),
             requantize.sums.eq(totals),
@@ -152,14 +179,16 @@ class Result(Component):
 
         # Sums and values: a ring of columns.
         depth = 1 << (PENDING_JOBS * dn - 1).bit_length()
-        m.submodules.columns = columns = Memory(shape=unsigned(dm * ACCUMULATOR_BITS), depth=depth, init=[])
+        m.submodules.columns = columns = Memory(
+            shape=unsigned(dm * ACCUMULATOR_BITS), depth=depth, init=[], attrs=NO_COLLISIONS
+        )
         write, read = columns.write_port(), columns.read_port()
-        value_column = _delayed(m, leaves & instr.write_values, VALUE_STAGES, "value_column")
-        first = _delayed(m, column & ~begun, 1, "first_leaves")
-        first_value = _delayed(m, first & instr.write_values, VALUE_STAGES, "first_value")
+        value_column = _delayed(m, leaves & write_values, VALUE_STAGES, "value_column")
+        first = _delayed(m, column & ~begun, TO_TOTALS, "first_leaves")
+        first_value = _delayed(m, first & write_values, VALUE_STAGES, "first_value")
         m.d.sync += [
-            write.en.eq(value_column | (leaves & instr.write_sums)),
-            write.data.eq(Mux(instr.write_sums, Cat(totals), Cat(requantize.values))),
+            write.en.eq(value_column | (leaves & write_sums)),
+            write.data.eq(Mux(write_sums, Cat(totals), Cat(requantize.values))),
         ]
         with m.If(write.en):
             m.d.sync += write.addr.eq(write.addr + 1)
@@ -176,19 +205,19 @@ class Result(Component):
             address.last_in_group.eq(place.last_in_group),
             address.last_row_tile.eq(place.last_row_tile),
             planes.instruction.eq(instr),
-            planes.write.eq(_delayed(m, leaves & instr.write_planes, ACTIVATION_STAGES, "plane_column")),
-            planes.word.eq(_delayed(m, address.word, 1 + ACTIVATION_STAGES, "plane_word")),
-            planes.segment.eq(_delayed(m, address.segment, 1 + ACTIVATION_STAGES, "plane_segment")),
+            planes.write.eq(_delayed(m, leaves & write_planes, ACTIVATION_STAGES, "plane_column")),
+            planes.word.eq(_delayed(m, address.word, TO_TOTALS + ACTIVATION_STAGES, "plane_word")),
+            planes.segment.eq(_delayed(m, address.segment, TO_TOTALS + ACTIVATION_STAGES, "plane_segment")),
             planes.activations.eq(requantize.activations),
         ]
-        planes_done = column & last_column & instr.write_planes & (place.plane_columns != 0)
+        planes_done = column & last_column & write_planes & (place.plane_columns != 0)
 
         # Jobs for the drain.
         m.submodules.drain = drain = Drain(self._accelerator)
         job = Signal(JOB)
         m.d.comb += [
             job.columns.eq(place.columns),
-            job.plane_columns.eq(Mux(instr.write_planes, place.plane_columns, 0)),
+            job.plane_columns.eq(Mux(write_planes, place.plane_columns, 0)),
             job.last_in_group.eq(place.last_in_group),
             job.last_row_tile.eq(place.last_row_tile),
             job.last.eq(place.last),
@@ -196,8 +225,8 @@ class Result(Component):
             drain.start.eq(self.start),
             drain.job.eq(job),
             drain.job_valid.eq(column & ~begun & is_job),
-            drain.columns_ready.eq(Mux(instr.write_sums, first, first_value)),
-            drain.planes_ready.eq(_delayed(m, planes_done, 1 + ACTIVATION_STAGES, "planes_done")),
+            drain.columns_ready.eq(Mux(write_sums, first, first_value)),
+            drain.planes_ready.eq(_delayed(m, planes_done, TO_TOTALS + ACTIVATION_STAGES, "planes_done")),
             read.en.eq(1),
             read.addr.eq(drain.read_column),
             planes.read_word.eq(drain.read_word),
@@ -206,7 +235,8 @@ class Result(Component):
             drain.plane_data.eq(planes.data),
         ]
         m.d.comb += next_jobs.eq(jobs + drain.job_valid - drain.job_done)
-        m.d.sync += [jobs.eq(next_jobs), room.eq(next_jobs != PENDING_JOBS), drain.column.eq(read.data)]
+        m.d.sync += [jobs.eq(next_jobs), room.eq(next_jobs != PENDING_JOBS)]
+        m.d.comb += drain.column.eq(_delayed(m, read.data, 2, "read_column"))
         m.d.comb += self.writing.eq((jobs != 0) | ~drain.empty)
         connect(m, flipped(self.request), drain.request)
         connect(m, flipped(self.word), drain.word)

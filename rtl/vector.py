@@ -11,10 +11,13 @@ from hardware.accelerator import Accelerator
 from hardware.instruction import OPCODE_MAXIMUM, VALUE_LANES, WORD_BITS
 from hardware.timing import BUFFER_LATENCY, VECTOR_LATENCY
 from rtl.countdown import Countdown
-from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS, part_of
+from rtl.datapath import at_hand
+from rtl.interface import ACCUMULATOR_BITS, INSTRUCTION, VALUE_BITS, columns_bits, entries_bits, part_of
+from rtl.popcount import add
 
-TOTAL_BITS = 26
-"""Windows of up to 1024 values."""
+WINDOW_VALUES = 1024
+"""Most values that are added."""
+TOTAL_BITS = VALUE_BITS + WINDOW_VALUES.bit_length() - 1
 
 
 def words_at_once(accelerator: Accelerator) -> int:
@@ -57,7 +60,8 @@ class VectorSteps(Component):
     advance: the current step is taken.
     offset: the step's buffer entry, counted from the tile's.
     last_group: the step belongs to its column's last channels; last_column: to the last column. last: it is the tile's
-        last one. next_done, next_last: what ``step.done`` and ``last`` become.
+        last one. next_done, next_last: what ``step.done`` and ``last`` become if no tile begins.
+    first_done, first_last: what they become if one does, whose ``columns`` have been there for a cycle.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -66,15 +70,17 @@ class VectorSteps(Component):
             {
                 "instruction": In(INSTRUCTION),
                 "load": In(1),
-                "columns": In(8),
+                "columns": In(columns_bits(accelerator)),
                 "advance": In(1),
-                "offset": Out(16),
+                "offset": Out(entries_bits(accelerator)),
                 "step": Out(vector_step(accelerator)),
                 "last_group": Out(1),
                 "last_column": Out(1),
                 "last": Out(1),
                 "next_done": Out(1),
                 "next_last": Out(1),
+                "first_done": Out(1),
+                "first_last": Out(1),
             }
         )
 
@@ -83,12 +89,11 @@ class VectorSteps(Component):
         instr, accelerator = self.instruction, self._accelerator
         words, parts = words_at_once(accelerator), steps_per_tap(accelerator)
         lane_bits = accelerator.lanes.bit_length() - 1
-        base = Signal(16)
-        position = Signal(16)
-        next_base = Signal(16)
-        taps = Countdown("taps", 16)
+        tile_words = accelerator.buffers.rhs_entries * accelerator.lanes
+        base, position, next_base = (Signal(range(tile_words), name=n) for n in ("base", "position", "next_base"))
+        taps = Countdown("taps", WINDOW_VALUES.bit_length())
         groups = Countdown("groups", 16)
-        columns = Countdown("columns", 8)
+        columns = Countdown("columns", columns_bits(accelerator))
         step, last_part = self.step, Signal()
         m.d.comb += [
             self.offset.eq(position >> lane_bits),
@@ -125,16 +130,23 @@ class VectorSteps(Component):
         part_ends = Mux(taps.last, Mux(last_part, parts == 1, step.part == parts - 2), last_part)
         group_ends = Mux(step.done, groups.last_after_step(one_group), groups.last)
         column_ends = Mux(step.done & groups.last, columns.left == 2, columns.last)
-        m.d.sync += [step.done.eq(self.next_done), self.last.eq(self.next_last)]
-        m.d.comb += [self.next_done.eq(step.done), self.next_last.eq(self.last)]
+        one_column = Signal()
+        m.d.sync += [
+            one_column.eq(self.columns == 1),
+            step.done.eq(Mux(self.load, self.first_done, self.next_done)),
+            self.last.eq(Mux(self.load, self.first_last, self.next_last)),
+        ]
+        m.d.comb += [
+            self.next_done.eq(step.done),
+            self.next_last.eq(self.last),
+            self.first_done.eq(one_tap & (parts == 1)),
+            self.first_last.eq(self.first_done & one_group & one_column),
+        ]
         with m.If(self.advance):
             m.d.comb += [
                 self.next_done.eq(tap_ends & part_ends),
                 self.next_last.eq(tap_ends & part_ends & group_ends & column_ends),
             ]
-        with m.If(self.load):
-            done = one_tap & (parts == 1)
-            m.d.comb += [self.next_done.eq(done), self.next_last.eq(done & one_group & (self.columns == 1))]
         return m
 
 
@@ -145,6 +157,7 @@ class VectorUnit(Component):
     -------
     rhs: ``dn`` vectors of ``dk`` bits, `hardware.timing.BUFFER_LATENCY` cycles after the step they belong to.
     step, valid: in the cycle of the buffer address.
+    instruction: since `rtl.datapath.SETTLING` cycles before the first step's values are added.
     totals, totals_valid: ``dm`` totals, sign-extended, of a step marked ``done``.
 
     Latency: `hardware.timing.VECTOR_LATENCY` cycles from ``step`` to ``totals``. Throughput: one step per cycle.
@@ -185,14 +198,21 @@ class VectorUnit(Component):
         values = Signal(data.ArrayLayout(signed(VALUE_BITS), width // VALUE_BITS))
         m.d.sync += values.as_value().eq(chosen)
 
-        maximum = Signal()
-        m.d.sync += maximum.eq(self.instruction.opcode == OPCODE_MAXIMUM)
-        for i, value in enumerate(values):
+        maxima = at_hand(m, self.instruction.opcode == OPCODE_MAXIMUM, len(values), "maximum")
+        for i, (value, maximum) in enumerate(zip(values, maxima, strict=True)):
             total = Signal(signed(TOTAL_BITS), name=f"total_{i}")
-            added = Signal(signed(TOTAL_BITS), name=f"added_{i}")
-            m.d.comb += added.eq(Mux(maximum, Mux(value > total, value, total), total + value))
+            # One carry chain: total + value, or total - value, whose sign says which one is greater.
+            added, before, summand = (
+                Signal(signed(TOTAL_BITS + 1), name=f"{n}_{i}") for n in ("added", "before", "summand")
+            )
+            m.d.comb += [
+                before.eq(total),
+                summand.eq(value ^ maximum.replicate(VALUE_BITS).as_signed()),
+                added.eq(add(before, summand, maximum)),
+            ]
+            greater = Mux(added[-1], value, total)
             with m.If(adding_valid):
-                m.d.sync += total.eq(Mux(adding.first, value, added))
+                m.d.sync += total.eq(Mux(adding.first, value, Mux(maximum, greater, added)))
             for part in range(parts):
                 with m.If(gathering_valid & gathering.part_done & (gathering.part == part)):
                     m.d.sync += self.totals[part * len(values) + i].eq(total)

@@ -46,7 +46,8 @@ class PixelWalk(Component):
 
     Members
     -------
-    load: go to ``start``; ``stride`` must be stable from here on, ``start`` for `hardware.timing.WALK_LATENCY` cycles.
+    load: go to ``start``; ``stride`` must be stable since the cycle before, and so must ``start``, until
+        `hardware.timing.WALK_LATENCY` cycles later.
     step: go to the next pixel.
     save, restore: remember the next place (with ``step``) as the one to come back to; go back to it, not together with
         a ``step`` and not in the cycle after a ``save``. ``load`` saves, too.
@@ -99,24 +100,29 @@ class PixelWalk(Component):
             after.row.eq(state.row + Mux(row_wraps, row_back, stride.rows) + column_wraps),
             after.distance.eq(distance),
         ]
-        first_row = Signal.like(state.row)
-        # The cycles after a load, by the register that they fill.
+        first_column, first_row = Signal.like(state.column), Signal.like(state.row)
+        # The cycles after a load, by the register that they fill; in all but the first one the state goes ahead.
         loading = Signal(WALK_LATENCY - 1)
-        column, row, first_distance, first_next, first_behind = loading
-        m.d.sync += [loading.eq(Cat(self.load, loading)), first_row.eq(start.y + row_back)]
-        with m.If(column):
-            m.d.comb += after.column.eq(start.x + column_back)
-        with m.If(row):
-            m.d.comb += [*ahead, after.row.eq(first_row + column_wraps)]
-        with m.If(first_distance):
+        column, row, _, first_next, first_behind = loading
+        goes = Signal()
+        m.d.sync += [
+            loading.eq(Cat(self.load, loading)),
+            goes.eq(self.step | loading[:-1].any()),
+            first_column.eq(start.x + column_back),
+            first_row.eq(start.y + row_back),
+        ]
+        with m.If(goes):
             m.d.comb += ahead
+        with m.If(column):
+            m.d.comb += after.column.eq(first_column)
+        with m.If(row):
+            m.d.comb += after.row.eq(first_row + column_wraps)
         with m.If(first_next):
-            m.d.comb += [*ahead, after.here.eq(start.address), after.next.eq(start.address + state.distance)]
+            m.d.comb += [after.here.eq(start.address), after.next.eq(start.address + state.distance)]
         with m.If(first_behind):
-            m.d.comb += [*ahead, after.behind.eq(state.next + state.distance)]
+            m.d.comb += after.behind.eq(state.next + state.distance)
         with m.If(stepped):
             m.d.comb += [
-                *ahead,
                 after.here.eq(state.next),
                 after.next.eq(state.behind),
                 after.behind.eq(state.behind + state.distance),

@@ -93,9 +93,10 @@ class PlainMemory:
     It stands for the AXI units and the memory of `sim/dram.sv`, without bursts. A request's address is on the bus two
     cycles after the request is taken, if none is in the way; word k of an address accepted in cycle t comes in cycle
     t + 1 + latency + k * interval, and the port is occupied for words * interval cycles. A word to write is taken
-    `REQUEST_TO_WORD` after its request or later, on the bus one cycle after that, and accepted `interval` cycles after
-    the one before. With ``refuse`` every channel also hesitates at random. All read ports see the same words. What it
-    refuses must be offered again, unchanged.
+    `REQUEST_TO_WORD` after its request or later, on the bus one cycle after that or after the one before was accepted,
+    and accepted `interval` cycles after that one; one word may wait behind the one on the bus. With ``refuse`` every
+    channel also hesitates at random. All read ports see the same words. What it refuses must be offered again,
+    unchanged.
     """
 
     def __init__(self, words: np.ndarray, latency: int = 0, interval: int = 1, refuse: float = 0.0, seed: int = 0):
@@ -107,7 +108,7 @@ class PlainMemory:
         self._write_free = 0
         self._offered: dict[str, tuple[int, ...]] = {}
         self._owed: deque[tuple[int, int]] = deque()  # addresses asked for whose words were not taken, and from when
-        self._beat: tuple[int, int, int] | None = None  # on the bus: address, strobes, data
+        self._beats: deque[tuple[int, int, int]] = deque()  # on the bus, and behind it: address, strobes, data
         self._idle_from = 0
         self.write_requests: list[tuple[int, int, int]] = []
         """Cycle, address and words of every request to write."""
@@ -150,7 +151,7 @@ class PlainMemory:
     @property
     def idle(self) -> bool:
         """Whether every word asked for has been in memory since the cycle before the last, for the response."""
-        return not self._owed and self._beat is None and self.now >= self._idle_from
+        return not self._owed and not self._beats and self.now >= self._idle_from
 
     def _handshake(self, ctx, name: str, channel, ready: bool, payload: tuple[int, ...]) -> bool:
         ctx.set(channel.ready, ready)
@@ -164,20 +165,21 @@ class PlainMemory:
 
     def write(self, ctx, channel) -> None:
         """Drive and look at the write channel, ``request`` and ``word``, in this cycle."""
-        if self._beat and self.now >= self._write_free and not self._hesitates():
-            address, strobe, data = self._beat
+        room = len(self._beats) < 2  # whatever the memory accepts in this cycle
+        if self._beats and self.now >= self._write_free and not self._hesitates():
+            address, strobe, data = self._beats.popleft()
             mask = _bytes_of(strobe)
             self.words[address] = (self.words[address] & ~mask) | data
-            self._write_free, self._beat = self.now + self._interval, None
+            self._write_free = self.now + self._interval
             self._idle_from = self.now + 2
             self.writes.append((self.now, address, strobe))
             self.words_written += 1
 
         strobe = ctx.get(channel.word.payload.strobe)
         data = ctx.get(channel.word.payload.data) & _bytes_of(strobe)
-        ready = bool(self._owed) and self._owed[0][1] <= self.now and self._beat is None and not self._hesitates()
+        ready = bool(self._owed) and self._owed[0][1] <= self.now and room and not self._hesitates()
         if self._handshake(ctx, "word", channel.word, ready, (strobe, data)):
-            self._beat = self._owed.popleft()[0], strobe, data
+            self._beats.append((self._owed.popleft()[0], strobe, data))
             self.taken.append((self.now, data, strobe))
 
         request = channel.request.payload

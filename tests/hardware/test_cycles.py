@@ -21,18 +21,18 @@ S = INSTRUCTION_WORDS
 """Words of the instruction, below."""
 
 # Counted on paper from the latencies in `hardware.timing`. Cycle 0 is the start strobe. All machines are 2x64x2, whose
-# array has a step's sum 10 cycles after the step is taken (ISSUE_LATENCY + 9). t is the cycle in which the stages begin
-# to work. A request is made 6 cycles later (WALK_LATENCY), or when the channel can take it, and is on the bus two
-# cycles later (REQUEST_TO_ADDRESS); "at" is that cycle. The program ends 10 cycles after the drain asks for its last
-# word: 6 to the AXI unit, its beat, its response, 2 to the end.
+# array has a step's sum 11 cycles after the step is taken (ISSUE_LATENCY + 10). t is the cycle in which the stages
+# start to work. A request is made 6 cycles later (WALK_LATENCY), or when the channel can take it, and is on the bus two
+# cycles later (REQUEST_TO_ADDRESS); "at" is that cycle. The program ends 11 cycles after the drain asks for its last
+# word: 7 to the AXI unit, its beat, its response, 2 to the end.
 #
 # A. 64 -> 2, one image, 1x1 bits, raw sums, latency 16, 1 cycle per word: one step.
 #    Instruction: request 1 (START_TO_REQUEST) at 3, words 20 (+ ADDRESS_TO_WORD + 16) to 19 + S, t = 23 + S
 #    (+ WORD_LATENCY + INSTRUCTION_TO_STAGES).
 #    Fetch: row tile at t+8, 2 words t+25 t+26, ready t+30 (+ WORD_LATENCY + WORD_TO_READY); column at t+12
 #    (+ TILE_TO_TILE), word t+29, ready t+33.
-#    Execute: step t+34 (+ READY_TO_STEP), sums t+44. Result: column t+45 (+ SUMS_TO_COLUMN), word t+48
-#    (+ COLUMN_TO_SUM_WORD). End t+58.
+#    Execute: step t+34 (+ READY_TO_STEP), sums t+45. Result: column t+46 (+ SUMS_TO_COLUMN), word t+51
+#    (+ COLUMN_TO_SUM_WORD). End t+62.
 #
 # B. 64 -> 4, three images, 2x1 bits, values, latency 0, 1 cycle per word: two row tiles of 2 entries and one of
 #    constants, two column tiles of 2 and 1 columns in one group.
@@ -40,23 +40,23 @@ S = INSTRUCTION_WORDS
 #    Fetch: row tile 0 at t+8, 6 words t+9 to t+14, ready t+18; columns, asked for t+10 t+11, wait for the bus, at t+14
 #    t+15, words t+15 t+16, ready t+20; column asked for t+14 (TILE_TO_TILE behind t+10) at t+16, word t+17, ready
 #    t+21; row tile 1 asked for t+18 at t+20, words t+21 to t+26, ready t+30.
-#    Tile (0, 0): 2 steps and the constants t+21 to t+23, sums t+33, columns t+34 t+35, registers seen free t+35
-#    (first column + COLUMN_TO_FREE, as both leave before 10 more cycles), values t+44 t+45 (+ COLUMN_TO_VALUE_WORD).
+#    Tile (0, 0): 2 steps and the constants t+21 to t+23, sums t+34, columns t+35 t+36, registers seen free t+36
+#    (first column + COLUMN_TO_FREE, as both leave before 11 more cycles), values t+48 t+49 (+ COLUMN_TO_VALUE_WORD).
 #    Tile (0, 1): 2 steps from t+25 (DISPATCH_INTERVAL behind t+20, + READY_TO_STEP), of which the last waits until
-#    t+35, sums t+45, column t+46, free t+47, value t+56.
-#    Tile (1, 0): 3 steps from t+36, last t+47, sums t+57, columns t+58 t+59, free t+59, values t+68 t+69.
-#    Tile (1, 1): 2 steps, last t+59, sums t+69, column t+70, value t+80. End t+90.
+#    t+36, sums t+47, column t+48, free t+49, value t+61.
+#    Tile (1, 0): 3 steps from t+37, last t+49, sums t+60, columns t+61 t+62, free t+62, values t+74 t+75.
+#    Tile (1, 1): 2 steps, last t+62, sums t+73, column t+74, value t+87. End t+98.
 #
 # C. The same, but 3 bit planes instead of values: fetch and steps as above.
-#    Tile (0, 0): columns t+34 t+35. Tile (0, 1): column t+46. Nothing to write yet.
-#    Tile (1, 0): columns t+58 t+59, planes t+73 (last column + COLUMN_TO_PLANE_WORD) to t+78, 3 for each column.
-#    Tile (1, 1): column t+70, planes t+84 to t+86. End t+96.
+#    Tile (0, 0): columns t+35 t+36. Tile (0, 1): column t+48. Nothing to write yet.
+#    Tile (1, 0): columns t+61 t+62, planes t+80 (last column + COLUMN_TO_PLANE_WORD) to t+85, 3 for each column.
+#    Tile (1, 1): column t+74, planes t+92 to t+94. End t+105.
 #
 # D. 64 -> 2, one image, 1x1 bits, values and 2 bit planes, latency 3, 5 cycles per word.
 #    Instruction: request 1 at 3, words 7 12 ... 5 S + 2, t = 5 S + 6; the read channel has been free since 5 S + 3.
 #    Fetch: row tile at t+8, 4 words t+12 t+17 t+22 t+27, ready t+31; column at t+28, word t+32, ready t+36.
-#    One step and the constants t+37 t+38, sums t+48, column t+49, value t+59, its beat t+66. Planes could come at t+61
-#    (+ VALUES_TO_PLANES) and are complete at t+63: asked for t+63 t+64, beats t+71 t+76, every fifth cycle. End t+79.
+#    One step and the constants t+37 t+38, sums t+49, column t+50, value t+63, its beat t+71. Planes could come at t+65
+#    (+ VALUES_TO_PLANES) and are complete at t+68: asked for t+68 t+69, beats t+76 t+81, every fifth cycle. End t+84.
 #
 # E. 64 -> 4, four images, 1x1 bits, raw sums, latency 0, 40 cycles per word: two row tiles, two column tiles, groups of
 #    one. The instruction's words occupy the channel longer than the stages need to start.
@@ -64,35 +64,35 @@ S = INSTRUCTION_WORDS
 #    the channel is free in u = 40 S + 3.
 #    Fetch: row tile 0 at u, words u+1 u+41, ready u+45; columns at u+80 u+120, words u+81 u+121, ready u+125; row tile
 #    1 at u+160, words u+161 u+201, ready u+205; columns at u+240 u+280, ready u+285.
-#    Tile (0, 0): step u+126, sums u+136, columns u+137 u+138, words u+140 u+141, beats u+147 u+187.
-#    Tile (1, 0): step u+206, sums u+216, columns u+217 u+218, words u+220 u+221, beats u+227 u+267.
-#    Tile (0, 1): step u+286, sums u+296, columns u+297 u+298, words u+300 u+301, beats u+307 u+347.
-#    Tile (1, 1): could begin u+290 (DISPATCH_INTERVAL behind u+285, + 1), waits for the registers, free u+298: its step
-#    u+298, sums u+308, columns u+309 u+310, words u+312 u+313, beats u+387 u+427. End u+430.
+#    Tile (0, 0): step u+126, sums u+137, columns u+138 u+139, words u+143 u+144, beats u+151 u+191.
+#    Tile (1, 0): step u+206, sums u+217, columns u+218 u+219, words u+223 u+224, beats u+231 u+271.
+#    Tile (0, 1): step u+286, sums u+297, columns u+298 u+299, words u+303 u+304, beats u+311 u+351.
+#    Tile (1, 1): could begin u+290 (DISPATCH_INTERVAL behind u+285, + 1), waits for the registers, free u+299: its step
+#    u+299, sums u+310, columns u+311 u+312, words u+316 u+317, beats u+391 u+431. End u+434.
 #
 # F. 64 -> 10, four images, 1x1 bits, raw sums, latency 0, 20 cycles per word: five resident row tiles, two column
 #    tiles. As in E, u = 20 S + 3.
 #    Fetch: row tile 0 at u, words u+1 u+21, ready u+25; columns at u+40 u+60, ready u+65; row tiles 1 to 4 at u+80
 #    u+120 u+160 u+200, ready u+105 u+145 u+185 u+225; columns at u+240 u+260, ready u+265.
-#    Tiles (0 to 4, 0): step u+66 and then a cycle after each row tile is ready, beats 21 cycles behind the steps:
-#    u+87 u+107, u+127 u+147, u+167 u+187, u+207 u+227, u+247 u+267.
-#    Tile (0, 1): step u+266, beats u+287 u+307. The others follow as fast as the write channel takes words: u+327
-#    u+347, u+367 u+387, u+407 u+427, u+447 u+467. End u+470.
+#    Tiles (0 to 4, 0): step u+66 and then a cycle after each row tile is ready, beats 25 cycles behind the steps:
+#    u+91 u+111, u+131 u+151, u+171 u+191, u+211 u+231, u+251 u+271.
+#    Tile (0, 1): step u+266, beats u+291 u+311. The others follow as fast as the write channel takes words: u+331
+#    u+351, u+371 u+391, u+411 u+431, u+451 u+471. End u+474.
 #
 # G. 64 -> 2, four images, 1x1 bits, 8 bit planes, latency 0, 1 cycle per word: two column tiles in one group.
 #    t = S + 7 as in B. Fetch: row tile at t+8, 4 words to t+12, ready t+16; columns at t+12 t+13, words t+13 t+14,
 #    ready t+18; columns, asked for t+14 t+15, at t+16 t+17, words t+17 t+18, ready t+22.
-#    Tile 0: one step and the constants t+19 t+20, sums t+30, columns t+31 t+32, registers free t+32, 16 words t+46 to
-#    t+61. Tile 1: its step waits until t+32, sums t+42, columns t+43 t+44, planes complete t+58, but the last job ends
-#    at t+61: t+63 (+ NEXT_JOB) to t+78. End t+88.
+#    Tile 0: one step and the constants t+19 t+20, sums t+31, columns t+32 t+33, registers free t+33, 16 words t+51 to
+#    t+66. Tile 1: its step waits until t+33, sums t+44, columns t+45 t+46, planes complete t+64, but the last job ends
+#    at t+66: t+68 (+ NEXT_JOB) to t+83. End t+94.
 BY_HAND = [
-    (LINEAR, (1, 1), SUMS, Memory(latency=16, cycles_per_word=1), 23 + S + 58),
-    (replace(LINEAR, out_channels=4, images=3), (2, 1), VALUES, Memory(latency=0, cycles_per_word=1), S + 7 + 90),
-    (replace(LINEAR, out_channels=4, images=3), (2, 1), PLANES, Memory(latency=0, cycles_per_word=1), S + 7 + 96),
-    (LINEAR, (1, 1), BOTH, Memory(latency=3, cycles_per_word=5), 5 * S + 6 + 79),
-    (replace(LINEAR, out_channels=4, images=4), (1, 1), SUMS, Memory(latency=0, cycles_per_word=40), 40 * S + 3 + 430),
-    (replace(LINEAR, out_channels=10, images=4), (1, 1), SUMS, Memory(latency=0, cycles_per_word=20), 20 * S + 3 + 470),
-    (replace(LINEAR, images=4), (1, 1), Output(plane_bits=8), Memory(latency=0, cycles_per_word=1), S + 7 + 88),
+    (LINEAR, (1, 1), SUMS, Memory(latency=16, cycles_per_word=1), 23 + S + 62),
+    (replace(LINEAR, out_channels=4, images=3), (2, 1), VALUES, Memory(latency=0, cycles_per_word=1), S + 7 + 98),
+    (replace(LINEAR, out_channels=4, images=3), (2, 1), PLANES, Memory(latency=0, cycles_per_word=1), S + 7 + 105),
+    (LINEAR, (1, 1), BOTH, Memory(latency=3, cycles_per_word=5), 5 * S + 6 + 84),
+    (replace(LINEAR, out_channels=4, images=4), (1, 1), SUMS, Memory(latency=0, cycles_per_word=40), 40 * S + 3 + 434),
+    (replace(LINEAR, out_channels=10, images=4), (1, 1), SUMS, Memory(latency=0, cycles_per_word=20), 20 * S + 3 + 474),
+    (replace(LINEAR, images=4), (1, 1), Output(plane_bits=8), Memory(latency=0, cycles_per_word=1), S + 7 + 94),
 ]
 
 
@@ -107,20 +107,20 @@ def test_requests_wait_for_the_bus_so_a_short_tile_leaves_no_gap(machine):
     # Fetch: row tile 0 asked for t+6 at t+8, words t+9 to t+24; column asked for t+10 (TILE_TO_TILE), waits for the bus
     # in the AXI unit, at t+24, word t+25, ready t+29; row tile 1 asked for t+14, waits behind it, at t+25, words t+26
     # to t+41, ready t+45.
-    # Tile (0, 0): step t+30, sums t+40, column t+41, words t+44 to t+51. Tile (1, 0): step t+46, sums t+56, column
-    # t+57, words t+60 to t+67. End t+77.
+    # Tile (0, 0): step t+30, sums t+41, column t+42, words t+47 to t+54. Tile (1, 0): step t+46, sums t+57, column
+    # t+58, words t+63 to t+70. End t+81.
     plan = schedule(replace(LINEAR, out_channels=32), 1, 1, machine(dm=16))
-    assert layer_cycles(plan, Memory(latency=0, cycles_per_word=1)) == S + 7 + 77
+    assert layer_cycles(plan, Memory(latency=0, cycles_per_word=1)) == S + 7 + 81
 
 
 def test_planes_come_two_cycles_behind_the_values(machine):
     # 64 -> 8, four images, 1x1 bits, values and 2 bit planes on 8x64x4, latency 0: one tile. t = S + 7.
     # Fetch: row tile of 2 entries at t+8, 16 words t+9 to t+24, ready t+28; columns at t+24 to t+27, words t+25 to
-    # t+28, ready t+32. One step and the constants t+33 t+34, sums t+44, columns t+45 to t+48, values t+55 to t+62, two
-    # words for each. Planes are complete at t+62, and come from t+64 (+ VALUES_TO_PLANES) to t+71. End t+81.
+    # t+28, ready t+32. One step and the constants t+33 t+34, sums t+45, columns t+46 to t+49, values t+59 to t+66, two
+    # words for each. Planes are complete at t+67, and come from t+68 (+ VALUES_TO_PLANES) to t+75. End t+86.
     layer = replace(LINEAR, out_channels=8, images=4)
     plan = schedule(layer, 1, 1, machine(dm=8, dn=4), output=BOTH)
-    assert layer_cycles(plan, Memory(latency=0, cycles_per_word=1)) == S + 7 + 81
+    assert layer_cycles(plan, Memory(latency=0, cycles_per_word=1)) == S + 7 + 86
 
 
 def test_cycles_of_a_pool_are_counted_by_hand(tiny):
@@ -128,13 +128,25 @@ def test_cycles_of_a_pool_are_counted_by_hand(tiny):
     # channels of 2 steps. Values, latency 0. As in B, t = S + 7.
     # Fetch: columns, two requests each, asked for t+6 to t+9, at t+8 to t+11, words t+9 to t+12, ready t+16; column
     # asked for t+11 t+12 (TILE_INTERVAL behind t+9), words t+14 t+15, ready t+19.
-    # Pixel 0: first pair steps t+17 t+18, totals t+24 (+ ISSUE_LATENCY + VECTOR_LATENCY), column t+25, registers free
-    #          t+26, value t+35. Second pair: last step t+26, totals t+32, column t+33, free t+34, value t+43.
-    # Every pair's last step waits for the registers, which are free again after 8 cycles: t+34 t+42 t+50 t+58.
-    # Last pair: totals t+64, column t+65, value t+75. End t+85.
+    # Pixel 0: first pair steps t+17 t+18, totals t+25 (+ ISSUE_LATENCY + VECTOR_LATENCY), column t+26, registers free
+    #          t+27, value t+39. Second pair: last step t+27, totals t+34, column t+35, free t+36, value t+48.
+    # Every pair's last step waits for the registers, which are free again after 9 cycles: t+36 t+45 t+54 t+63.
+    # Last pair: totals t+70, column t+71, value t+84. End t+95.
     pool = Layer("pool", "conv", 4, 4, 2, 3, kernel=(2, 1))
     (work,) = vector_passes("maximum", pool, tiny, VALUES)
-    assert pass_cycles(work, Memory(latency=0, cycles_per_word=1))[0] == S + 7 + 85
+    assert pass_cycles(work, Memory(latency=0, cycles_per_word=1))[0] == S + 7 + 95
+
+
+def test_tiles_wait_for_the_queue_between_the_halves_of_fetch(tiny):
+    # 64 -> 2, 80 images, 1x1 bits, raw sums, latency 900: a row tile, tile 0, and 40 column tiles of two words, tiles 1
+    # to 40. As in A, t = S + 907. Tile 0 asked for t+6, tile k t+6+4k (TILE_TO_TILE) up to tile 32, as tile 0 is being
+    # written and 32 more (TILE_QUEUE) wait. Tile 0 at t+8, its last word at t+910, at the fetch stage t+911: tile 33 is
+    # asked for t+914 (END_TO_REQUEST), its second column t+915, at t+917, word t+1818, ready t+1822. Tile 1's last word
+    # at the fetch stage t+915: tile 34 asked for t+918, and so on, as far apart as tiles 1 to 7 come: 4 cycles.
+    # Tile 33: step t+1823. Every other one waits for the registers: sums 11 cycles behind the step, column 12, free 13.
+    # Tile 40: step t+1914 (7 * 13), sums t+1925, columns t+1926 t+1927, words t+1931 t+1932. End t+1943.
+    plan = schedule(replace(LINEAR, images=80), 1, 1, tiny)
+    assert layer_cycles(plan, Memory(latency=900, cycles_per_word=1)) == S + 907 + 1943
 
 
 def test_buffer_space_is_given_back_in_order():

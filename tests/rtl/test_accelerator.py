@@ -146,7 +146,7 @@ class Watched(Bus):
         if ctx.get(control.engine_reset):
             assert halt, "the engine is in reset and a unit could take what it says"
             assert self.halted, "a word may pass while the engine is being reset"
-        self.stopped_since_start |= halt
+        self.stopped_since_start |= self.halted  # the units see it a cycle later
         if self.stopped_since_start:
             assert not any(ctx.get(one.valid & one.ready) for one in asks), "a stopped program reached a unit"
             assert not ctx.get(reader.word.valid), "a word for a stopped program reached the engine"

@@ -206,6 +206,11 @@ class Engine:
         self.offers[kind] = self.offers[kind] or self.rng.random() >= self.hesitation
         return self.offers[kind]
 
+    def forget(self) -> None:
+        self.requests.clear()
+        self.words.clear()
+        self.offers = {"request": False, "word": False}
+
     async def cycle(self, ctx) -> None:
         unit, now = self.unit, self.slave.now
         self.slave.step(ctx)
@@ -502,7 +507,10 @@ def test_an_error_response_to_a_write_is_reported(simulate, response):
 @pytest.mark.parametrize("unit", [AxiReader, AxiWriter])
 @pytest.mark.parametrize(("hesitation", "latency"), [(0.0, 0), (0.6, 12), (0.9, 3)])
 def test_after_halt_the_unit_finishes_and_starts_afresh(simulate, unit, hesitation, latency):
-    """The engine forgets its requests and words at halt, as a soft reset makes it."""
+    """The engine forgets its requests and words at halt, as a soft reset makes it, or a cycle later, when halt acts.
+
+    Nothing that is offered from then on is taken.
+    """
     master = unit()
     slave = {AxiReader: ReadSlave, AxiWriter: WriteSlave}[unit](master, hesitation, latency=latency)
     engine = Engine(master, slave, hesitation / 2)
@@ -516,18 +524,28 @@ def test_after_halt_the_unit_finishes_and_starts_afresh(simulate, unit, hesitati
             engine.words.extend(random_words(rng, 5 * 60))
             for _ in range(int(rng.integers(1, 60))):
                 await engine.cycle(ctx)
-            engine.requests.clear()
-            engine.words.clear()
-            engine.offers = {"request": False, "word": False}
+            if rng.integers(2):
+                engine.forget()
             ctx.set(master.halt, 1)
+            await engine.cycle(ctx)
+            engine.forget()
             received, offered = len(engine.received), len(slave.first_offered)
-            for _ in range(int(rng.integers(1, 4))):
+            taken = len(engine.taken_at), len(engine.given)
+            engine.requests.append(request(200, 3))
+            engine.words.extend(random_words(rng, 2))
+            for _ in range(int(rng.integers(3))):
                 await engine.cycle(ctx)
             ctx.set(master.halt, int(rng.integers(2)))  # given up early, or held until idle
-            await engine.until_idle(ctx)
+            while not ctx.get(master.idle):
+                await engine.cycle(ctx)
+                assert slave.now < 20_000
+            for _ in range(3 * ctx.get(master.halt)):
+                await engine.cycle(ctx)
             assert len(slave.first_offered) == offered, "a burst was started after halt"
             assert len(engine.received) == received, "a word came out after halt"
+            assert (len(engine.taken_at), len(engine.given)) == taken, "something was taken after halt"
             ctx.set(master.halt, 0)
+            engine.forget()
             if unit is AxiWriter:
                 assert not slave.beats
                 assert not slave.expected

@@ -19,7 +19,7 @@ from rtl.drain import Drain, WriteQueue
 
 DN, PIXEL_WORDS = 2, 5
 PLANE_BITS, PLANE_PIXEL_WORDS = 3, 2
-READ_LATENCY = 2
+READ_LATENCY = 3
 """Cycles from asking the buffers to what they answer."""
 
 

@@ -19,18 +19,19 @@ from rtl.drain import JOB, PICK
 from rtl.interface import ACCUMULATOR_BITS, WRITE_REQUEST, WRITE_WORD
 from sim.properties import FreeInstruction, faulty, past, same, stable_while_stalled, within
 from sim.reach import reach
-from sim.stand_ins import SETTLED, copy_of, mutant_of
+from sim.stand_ins import SETTLED, StandIn, copy_of, mutant_of
 
-WORD_TO_QUEUE = 4  # from asking for a word to it entering its queue
+WORD_TO_QUEUE = 5  # from asking for a word to it entering its queue
+READ_LATENCY = 3  # from asking for a word to what the buffers answer
 
 
 class WriteQueueProof(Component):
     """Words are asked for whenever there is room, and begin runs as they like, the first one does.
 
-    Their data come two cycles later; whether columns hold values changes only while there are no words. A word that
-    begins a run is taken only after the request was, as `AxiWriter` does (`test_axi_formal.py`); otherwise both are
-    taken at any time. ``level`` counts the words that were asked for and not taken, ``firsts`` is which of them begin a
-    run; ``granted`` counts the requests taken whose words were not begun.
+    Their data come `READ_LATENCY` cycles later; whether columns hold values changes only while there are no words. A
+    word that begins a run is taken only after the request was, as `AxiWriter` does (`test_axi_formal.py`); otherwise
+    both are taken at any time. ``level`` counts the words that were asked for and not taken, ``firsts`` is which of
+    them begin a run; ``granted`` counts the requests taken whose words were not begun.
 
     ``pace``: also that nothing is waited for in vain.
 
@@ -113,13 +114,13 @@ class WriteQueueProof(Component):
 
         # The drain selects planes, and the buffers answer, by what arrives.
         asked_for, asking = pick.as_value(), [comes]
-        for _ in range(2):
+        for _ in range(READ_LATENCY):
             asked_for = past(m, asked_for)
         for _ in range(WORD_TO_QUEUE):
             asking.append(past(m, asking[-1]))
         arriving = PICK(asked_for)
-        m.d.comb += Assert(unit.arriving.valid == asking[2])
-        with m.If(asking[2]):
+        m.d.comb += Assert(unit.arriving.valid == asking[READ_LATENCY])
+        with m.If(asking[READ_LATENCY]):
             m.d.comb += [Assert(unit.arriving.plane == arriving.plane), Assert(unit.arriving.masked == arriving.masked)]
 
         # Neither of its queues ever overflows; what they hold is what came. (It helps PDR to know.)
@@ -145,8 +146,11 @@ class WriteQueueProof(Component):
         words = [Cat(value[i] for i in self.CHECKED) for value in word]
         runs = [Cat(r.address[0], r.words[-1]) for r in (self.pick.run, unit.request.payload)]
         # When it is known what must leave; is it there, what is before it, does one leave, is one offered; what it is.
+        word_known = marks
+        for _ in range(READ_LATENCY):
+            word_known = past(m, word_known)
         followed = {
-            "word": (past(m, past(m, marks)), 1, level, sent, unit.word.valid, *words),
+            "word": (word_known, 1, level, sent, unit.word.valid, *words),
             "run": (marks, self.pick.first, requests, asked, unit.request.valid, *runs),
         }
         m.d.comb += marks.eq(self.ask & self.mark & ~marked)
@@ -164,19 +168,6 @@ class WriteQueueProof(Component):
             m.d.sync += marked.eq(1)
 
 
-class AnyQueue(Component):
-    """Stands in for the queue: its proof decides when there is room."""
-
-    def __init__(self, real):
-        self._real = real  # elaborated as well, or Amaranth warns of it
-        super().__init__(dict(real.signature.members))
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.real = self._real
-        return m
-
-
 class DrainProof(Component):
     """Jobs come only where there is room, their data after them; the queue has room at any time.
 
@@ -188,7 +179,7 @@ class DrainProof(Component):
 
     def __init__(self, accelerator, module: ModuleType = rtl.drain):
         copy = copy_of(module)
-        self._queue = AnyQueue(copy.WriteQueue(accelerator.array.dm))
+        self._queue = StandIn(copy.WriteQueue(accelerator.array.dm))
         copy.WriteQueue = lambda dm: self._queue
         self._unit = copy.Drain(accelerator)
         flags = dict.fromkeys(("write_sums", "write_values", "write_planes"), (0, 1))
@@ -349,7 +340,7 @@ MUTANTS = {  # which proof, text of rtl/drain.py, what it becomes
     "room seen too late": ("queue", "after != 0", "after > 3"),
     "part of the word before": ("words in a short queue", "self.arriving.word,", "pick.word,"),
     "planes instead of the word before": ("words in a short queue", "Mux(pick.planes,", "Mux(self.arriving.planes,"),
-    "run of the one before": ("words in a short queue", "w_data.eq(reading.run)", "w_data.eq(self.arriving.run)"),
+    "run of the one before": ("words in a short queue", "w_data.eq(reading.run)", "w_data.eq(read.run)"),
     "other half": ("half words in a short queue", "Mux(pick.odd, 0xF0, 0x0F)", "Mux(pick.odd, 0x0F, 0xF0)"),
     "asked without room": ("drain", "ask.eq(queue.room)", "ask.eq(1)"),
     "runs too short": ("drain", "instr.plane_bits * instr.plane_words", "instr.plane_bits"),

@@ -1,5 +1,7 @@
 """Room in the rings and tiles on their way proved for ever of fetch; no unit waits when it has all that it needs.
 
+Of the halves together it is proved up to a depth that each tile is with the writer before its words.
+
 For the stand-ins see `sim.stand_ins`.
 """
 
@@ -15,12 +17,27 @@ import rtl.fetch
 from hardware.timing import WALK_LATENCY, WORD_TO_READY
 from sim.properties import FreeInstruction, faulty, past, stable_while_stalled, within
 from sim.reach import reach
-from sim.stand_ins import PATIENCE, RING, SETTLED, mutant_of, with_any_order, with_small_rings
+from sim.stand_ins import PATIENCE, RING, SETTLED, copy_of, mutant_of, with_any_order, with_small_rings
 
-KNOWN_TILES = 3
-"""Tiles that the writer knows ahead, the current one included."""
+TILES = 3
+"""Places in the proof's queue of tiles between the halves."""
+FIRST_WORD = 2
+"""Cycles from a request's being taken to its first word, at least: fewer than the machine has with a latency of 0."""
+DEPTH = 22
+"""Cycles that the proof of both halves looks at: the queue is full before them."""
 FETCHED = data.StructLayout({"is_lhs": 1, "entries": 3, "columns": 3})
 """A tile that a port fetches: its entries, and the columns that are the port's."""
+
+
+def tiles_of(m: Module, order, port: int, array, ports: int, size) -> Signal:
+    """The tile that an order shows; ``size``: entries of a column tile."""
+    shown = Signal(FETCHED)
+    m.d.comb += [
+        shown.is_lhs.eq(order.is_lhs),
+        shown.entries.eq(Mux(order.is_lhs, order.lhs_entries, size)),
+        shown.columns.eq(sum((order.columns > column) for column in range(port, array.dn, ports))),
+    ]
+    return shown
 
 
 class FetchProof(Component):
@@ -50,12 +67,13 @@ class RequesterProof(FetchProof):
     """The memory may refuse as it likes; entries of tiles that were wholly asked for are freed at any time.
 
     A tile takes its entries when it is begun, which is when its first request is offered; ``used`` counts the entries
-    of the tiles begun and not freed.
+    of the tiles begun and not freed. Where ``tile`` is ready, it stays so until a tile is given; for two cycles behind
+    that it may be so or not.
     """
 
     UNIT = "Requester"
     FIELDS = {"rhs_tile_entries": (1, RING), "kernel_rows": (1, 2), "row_runs": (1, 2), "run_words": (1, 2)}
-    INPUTS = {"request_ready": 1, "lhs_free": 1, "lhs_entries": 3, "rhs_free": 1}
+    INPUTS = {"request_ready": 1, "lhs_free": 1, "lhs_entries": 3, "rhs_free": 1, "tile_ready": 1}
 
     def elaborate(self, platform):
         m = Module()
@@ -69,12 +87,10 @@ class RequesterProof(FetchProof):
         free.build(m, self, done, 1, places)
 
         # The order goes on when a tile is begun: ``kept`` is the tile that it showed then, as long as it is ``open``.
-        shown, kept, tile, is_open = Signal(FETCHED), Signal(FETCHED), Signal(FETCHED), Signal()
+        kept, tile, is_open = Signal(FETCHED), Signal(FETCHED), Signal()
+        shown = tiles_of(m, order, port, array, ports, free["rhs_tile_entries"])
         begins, size = Signal(), {"lhs": order.lhs_entries, "rhs": free["rhs_tile_entries"]}
         m.d.comb += [
-            shown.is_lhs.eq(order.is_lhs),
-            shown.entries.eq(Mux(order.is_lhs, size["lhs"], size["rhs"])),
-            shown.columns.eq(sum((order.columns > column) for column in range(port, array.dn, ports))),
             begins.eq(request.valid & ~is_open),
             tile.eq(Mux(is_open, kept, shown)),
         ]
@@ -122,6 +138,22 @@ class RequesterProof(FetchProof):
             Assert(order.load == free.start),
             Assert(~begins | ~order.done),
         ]
+        # The tile is told of in the cycle before, where there is room for it.
+        told, given = past(m, unit.tile.valid), unit.tile.payload
+        settling = past(m, unit.tile.valid | told)
+        has_room = past(m, self.tile_ready & ~unit.tile.valid)
+        m.d.comb += [
+            unit.tile.ready.eq(self.tile_ready),
+            Assume(~has_room | settling | self.tile_ready),
+            Assert(~unit.tile.valid | self.tile_ready),
+            Assert(told == begins),
+        ]
+        with m.If(unit.tile.valid):
+            m.d.comb += [
+                Assert(given.is_lhs == shown.is_lhs),
+                Assert(~shown.is_lhs | (given.entries == shown.entries)),
+                Assert(shown.is_lhs | (given.columns == Mux(shown.columns == 0, 1, shown.columns))),
+            ]
         for side, mine in (("lhs", order.is_lhs), ("rhs", ~order.is_lhs)):
             taken = Mux(begins & mine, size[side], 0)
             m.d.sync += used[side].eq(Mux(free.start, 0, used[side] + taken - frees[side]))
@@ -130,7 +162,7 @@ class RequesterProof(FetchProof):
         with m.If(request.valid):
             m.d.comb += [Assert(request.payload.words == words), Assert(unit.busy)]
         fits = shown.entries + Mux(order.is_lhs, used["lhs"], used["rhs"]) <= RING
-        waits, first = ~order.done & (is_open | fits) & ~request.valid, Signal(init=1)
+        waits, first = ~order.done & (is_open | (fits & self.tile_ready)) & ~request.valid, Signal(init=1)
         with m.If(free.start | begins):
             m.d.sync += first.eq(free.start)
         within(m, WALK_LATENCY, waits)  # who has room asks
@@ -140,66 +172,58 @@ class RequesterProof(FetchProof):
         return m
 
 
-class WriterProof(FetchProof):
-    """Words come at any time while tiles are left, but not before the first can have been asked for.
+class WriterProof(Component):
+    """Tiles come at any time until the pass has its last one, and words at any time while a tile is there.
 
-    ``queue`` holds the tiles that the order has shown and whose words have not all come, ``base`` is where the current
-    tile's entries begin in its ring.
+    ``head`` is the current tile, if it ``has`` one; ``base`` is where its entries begin in its ring.
     """
 
-    UNIT = "Writer"
-    FIELDS = {"activation_bits": (1, 2), "chunks": (1, 2)}
-    INPUTS = {"word": 64, "word_valid": 1}
+    def __init__(self, accelerator, module: ModuleType = rtl.fetch):
+        self._accelerator, self._unit = accelerator, module.Writer(accelerator)
+        own = accelerator.array.dn // accelerator.memory.ports
+        ranges = {"activation_bits": (1, 2), "chunks": (1, 2)}
+        self._free = FreeInstruction(ranges, settled=SETTLED)
+        self._columns = own
+        free = {"word": 64, "word_valid": 1, "tile": FETCHED.size, "tile_valid": 1, "tile_last": 1}
+        super().__init__({name: In(bits) for name, bits in (free | self._free.ports()).items()})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.unit = unit = self._unit
-        free, order, array = self._free, self._order, self._accelerator.array
-        ports, port = self._accelerator.memory.ports, self._port
+        free, array, ports = self._free, self._accelerator.array, self._accelerator.memory.ports
         bits, chunks = free["activation_bits"], free["chunks"]
         size = chunks << (bits == 2)  # of a column tile: one lane, so as many words of a column
-        shown, head = Signal(FETCHED), Signal(FETCHED)
-        queue, level = [Signal(FETCHED, name=f"tile_{i}") for i in range(KNOWN_TILES)], Signal(range(KNOWN_TILES + 1))
-        age, left, ends = Signal(range(WALK_LATENCY + 1), init=WALK_LATENCY), Signal(), Signal()
-        idle = ~unit.busy & ~left
-        free.build(m, self, idle, 1, {"rhs_tile_entries": size, "window_words": chunks})
+        tile, head, has, left, ends = data.View(FETCHED, self.tile), Signal(FETCHED), Signal(), Signal(), Signal()
+        free.build(m, self, ~has & ~left, 1, {"rhs_tile_entries": size, "window_words": chunks})
+        taken = self.tile_valid & unit.tile.ready
         m.d.comb += [
-            order.next.eq(self.next_tile),
             unit.instruction.eq(free.instruction),
             unit.start.eq(free.start),
             unit.word.valid.eq(self.word_valid),
             unit.word.payload.eq(self.word),
-            left.eq(~order.done | (level != 0)),
-            Assume(~past(m, free.start) | ~order.done),  # a pass has a tile, says FetchOrder's proof
-            Assume(~self.word_valid | (left & (age == WALK_LATENCY))),
+            unit.tile.valid.eq(self.tile_valid),
+            unit.tile.payload.is_lhs.eq(tile.is_lhs),
+            unit.tile.payload.entries.eq(tile.entries),
+            unit.tile.payload.columns.eq(tile.columns),
+            Assume(~self.tile_valid | left),
+            Assume((tile.entries >= 1) & (tile.entries <= RING)),
+            Assume((tile.columns >= 1) & (tile.columns <= self._columns)),
+            Assume(~self.word_valid | has),
             Assert(unit.word.ready),
-            Assert(unit.busy | ~left),
-            Assert(order.load == free.start),
-            Assert(~(order.step & order.done)),
-            Assert(~left | (age != WALK_LATENCY) | (level != 0)),  # whatever comes, its tile is known
-            Assert(~(order.step & ~ends) | (level != KNOWN_TILES)),
+            Assert(unit.busy == has),
+            Assert(unit.tile.ready == (~has | ends)),  # the next tile is taken with the last word, or when it comes
         ]
-        within(m, PATIENCE, unit.busy & ~left & ~free.start)
+        with m.If(taken | ends):
+            m.d.sync += has.eq(taken)
+        with m.If(taken):
+            m.d.sync += head.eq(tile)
         with m.If(free.start):
-            m.d.sync += age.eq(1)
-        with m.Elif(age != WALK_LATENCY):
-            m.d.sync += age.eq(age + 1)
+            m.d.sync += left.eq(1)
+        with m.If(taken & self.tile_last):
+            m.d.sync += left.eq(0)
 
-        m.d.comb += [
-            shown.is_lhs.eq(order.is_lhs),
-            shown.entries.eq(Mux(order.is_lhs, order.lhs_entries, size)),
-            shown.columns.eq(sum((order.columns > column) for column in range(port, array.dn, ports))),
-            head.eq(queue[0]),
-        ]
-        m.d.sync += level.eq(level + order.step - ends)
-        for i, tile in enumerate(queue):
-            with m.If(order.step & (level == i + ends)):
-                m.d.sync += tile.eq(shown)
-            with m.Elif(ends):
-                m.d.sync += tile.eq(queue[min(i + 1, KNOWN_TILES - 1)])
-
-        entries, own = head.entries, head.columns
-        vectors = Mux(head.is_lhs, array.dm // ports, Mux(own == 0, 1, own))
+        entries = Mux(head.is_lhs, head.entries, size)
+        vectors = Mux(head.is_lhs, array.dm // ports, head.columns)
         entry, vector = Signal(3), Signal(4)  # of the next word; entries do not come in order
         last_entry = entry == entries - 1
         m.d.comb += ends.eq(self.word_valid & last_entry & (vector == vectors - 1))
@@ -232,15 +256,98 @@ class WriterProof(FetchProof):
         return m
 
 
+class StageProof(FetchProof):
+    """Both halves and a queue of `TILES` tiles. Words come ``first_word`` cycles behind their request or later, entries
+    of a tile that was begun are freed at any time.
+
+    ``queue`` is the account of the tiles begun whose words have not all come, ``due`` counts the words that may come.
+    """
+
+    UNIT = "Fetch"
+    FIELDS = {"kernel_rows": (1, 2)}
+    INPUTS = {"request_ready": 1, "lhs_free": 1, "lhs_entries": 3, "rhs_free": 1, "word_valid": 1}
+
+    def __init__(self, accelerator, module: ModuleType = rtl.fetch, first_word: int = FIRST_WORD, full: bool = False):
+        source = copy_of(module).source
+        assert "depth=TILE_QUEUE" in source, "the queue has another name"
+        module = copy_of(module, source.replace("depth=TILE_QUEUE", f"depth={TILES}"))
+        self._first_word, self._full = first_word, full
+        super().__init__(accelerator, 0, module)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.unit = unit = self._unit
+        free, request, order, array = self._free, unit.request, self._order, self._accelerator.array
+        rows, tile, writer = free["kernel_rows"], unit._requester.tile, unit._writer
+        fields = dict.fromkeys(("activation_bits", "row_runs", "run_words"), 1)
+        fields |= dict.fromkeys(("chunks", "window_words", "rhs_tile_entries"), rows)
+        level, due, fresh = Signal(range(TILES + 2)), Signal(6), Signal(6)
+        free.build(m, self, order.done & ~unit.busy, 1, fields)
+        asked = Mux(request.valid & self.request_ready, request.payload.words, 0)
+        used = {side: Signal(4, name=f"{side}_used") for side in ("lhs", "rhs")}
+        frees = {"lhs": Mux(self.lhs_free, self.lhs_entries, 0), "rhs": Mux(self.rhs_free, rows, 0)}
+        m.d.comb += [
+            order.next.eq(self.next_tile),
+            unit.instruction.eq(free.instruction),
+            unit.start.eq(free.start),
+            unit.lhs_free.eq(self.lhs_free),
+            unit.lhs_free_entries.eq(self.lhs_entries),
+            unit.rhs_free.eq(self.rhs_free),
+            request.ready.eq(self.request_ready),
+            unit.word.valid.eq(self.word_valid),
+            Assume(~self.word_valid | (due != 0)),
+        ]
+        came = self.word_valid
+        if self._first_word == 2:
+            m.d.sync += [fresh.eq(asked), due.eq(due + fresh - came)]
+        else:
+            m.d.sync += due.eq(due + asked - came)
+        for side, mine, entries in (
+            ("lhs", tile.payload.is_lhs, tile.payload.entries),
+            ("rhs", ~tile.payload.is_lhs, rows),
+        ):
+            taken = Mux(tile.valid & mine, entries, 0)
+            m.d.sync += used[side].eq(Mux(free.start, 0, used[side] + taken - frees[side]))
+            m.d.comb += Assume((frees[side] <= used[side]) & (~free.start | (frees[side] == 0)))
+
+        # The account: side and words of each tile that was begun.
+        queue = [Signal(data.StructLayout({"is_lhs": 1, "words": 5}), name=f"tile_{i}") for i in range(TILES + 1)]
+        head, words, ends = queue[0], Signal(5), Signal()
+        m.d.comb += ends.eq(came & (words == head.words - 1))
+        m.d.sync += level.eq(level + tile.valid - ends)
+        with m.If(came):
+            m.d.sync += words.eq(Mux(ends, 0, words + 1))
+        for i, kept in enumerate(queue):
+            with m.If(tile.valid & (level == i + ends)):
+                each = Mux(tile.payload.is_lhs, tile.payload.entries * array.dm, tile.payload.columns * rows)
+                m.d.sync += [kept.is_lhs.eq(tile.payload.is_lhs), kept.words.eq(each)]
+            with m.Elif(ends):
+                m.d.sync += kept.eq(queue[min(i + 1, TILES)])
+        for side, mine in (("lhs", head.is_lhs), ("rhs", ~head.is_lhs)):
+            written, whole = past(m, came & mine), past(m, ends & mine)
+            m.d.comb += [
+                Assert(getattr(unit, f"{side}_write").select.any() == written),
+                Assert(getattr(unit, f"{side}_ready") == whole),
+            ]
+        m.d.comb += [
+            Assert(~tile.valid | tile.ready),  # the queue never overflows
+            Assert(~tile.valid | (level <= TILES)),  # nor is a tile begun before one of its words can be written
+            Assert(~came | (writer.busy & (level != 0))),  # a tile is with the writer before its words
+        ]
+        if self._full:
+            m.d.comb += Assert(level != TILES + 1)
+        return m
+
+
 def small(machine, dn: int, ports: int):
     return with_small_rings(machine(dm=max(2, ports), dn=dn, ports=ports))
 
 
 PROOFS = {
     "requester": lambda machine, module=rtl.fetch: RequesterProof(small(machine, 2, 1), 0, module),
-    "requester of the second port": lambda machine: RequesterProof(small(machine, 2, 2), 1),
-    "writer": lambda machine, module=rtl.fetch: WriterProof(small(machine, 2, 1), 0, module),
-    "writer of the second port": lambda machine: WriterProof(small(machine, 4, 2), 1),
+    "requester of the second port": lambda machine, module=rtl.fetch: RequesterProof(small(machine, 2, 2), 1, module),
+    "writer": lambda machine, module=rtl.fetch: WriterProof(small(machine, 2, 1), module),
+    "writer of one of two ports": lambda machine: WriterProof(small(machine, 4, 2)),
 }
 QUICK_PROOFS = ("requester",)
 
@@ -248,6 +355,39 @@ QUICK_PROOFS = ("requester",)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK_PROOFS else pytest.mark.slow) for n in PROOFS])
 def test_the_account_of_fetch_holds_for_ever(tmp_path: Path, machine, name: str) -> None:
     assert "proved by PDR" in reach(PROOFS[name](machine), tmp_path)
+
+
+STAGE_MUTANTS = {  # text of rtl/fetch.py, what it becomes
+    "queue overflows": ("requester.tile.ready.eq(tiles.w_rdy)", "requester.tile.ready.eq(1)"),
+    "tile left out of the queue": ("tiles.r_en.eq(writer.tile.ready)", "tiles.r_en.eq(1)"),
+    "told of too late": ("self.tile.valid.eq(begin)", "self.tile.valid.eq(looking)"),
+}
+
+
+def stage(machine, **kind) -> StageProof:
+    return StageProof(small(machine, 1, 1), **kind)
+
+
+@pytest.mark.slow
+def test_a_tile_is_with_the_writer_before_its_words_and_the_queue_never_overflows(tmp_path: Path, machine) -> None:
+    assert reach(stage(machine), tmp_path, depth=DEPTH, seconds=900) == f"no failure within {DEPTH} cycles"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", [{"first_word": 1}, {"full": True}], ids=["words a cycle earlier", "the queue never fills"]
+)
+def test_the_proof_of_both_halves_looks_far_enough(tmp_path: Path, machine, kind) -> None:
+    with pytest.raises(AssertionError, match="proof failed within"):
+        reach(stage(machine, **kind), tmp_path, depth=DEPTH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", STAGE_MUTANTS)
+def test_the_proof_of_both_halves_fails_for_a_wrong_stage(tmp_path: Path, machine, mutant: str) -> None:
+    module = mutant_of(rtl.fetch, *STAGE_MUTANTS[mutant])
+    with pytest.raises(AssertionError, match="proof failed within"):
+        reach(stage(machine, module=module), tmp_path, depth=DEPTH + 4, seconds=900)
 
 
 FAULTS = {  # which proof, what its unit gets instead
@@ -268,9 +408,12 @@ def test_the_proof_of_fetch_fails_for_a_unit_with_a_fault(tmp_path: Path, machin
 
 
 MUTANTS = {  # which proof, text of rtl/fetch.py, what it becomes
-    "tile brought forgotten": ("writer", "Mux(bring, ordered, after_next)", "after_next"),
-    "tile left out": ("writer", "Mux(bring, ordered, after_next)", "ordered"),
-    "two tiles known ahead": ("writer", "starting = Signal(3)", "starting = Signal(2)"),
+    "tile taken while one is there": ("writer", "tile.ready.eq(tile_end | ~self.busy)", "tile.ready.eq(1)"),
+    "tile taken a cycle late": ("writer", "tile.ready.eq(tile_end | ~self.busy)", "tile.ready.eq(~self.busy)"),
+    "tile of the columns before": ("writer", "columns.begin(self.tile.payload.columns)", "columns.begin(tile.columns)"),
+    "tile that nobody has room for": ("requester", "fits & self.tile.ready & ~(", "fits & ~("),
+    "tile told of with its request": ("requester", "self.tile.valid.eq(begin)", "self.tile.valid.eq(began)"),
+    "columns of all ports": ("requester of the second port", "own_columns.eq(count)", "own_columns.eq(order.columns)"),
     "begun before the room is looked at": ("requester", "began | looking | order", "began | order"),
     "begun twice": ("requester", "began | looking | order", "looking | order"),
     "begun a cycle late": ("requester", "WALK_LATENCY - 2", "WALK_LATENCY - 1"),

@@ -1,14 +1,16 @@
-"""The walks through the schedule's loop nest against plain nested loops."""
+"""The walks through the schedule's loop nest against plain nested loops, in steps as close together as may be."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module, Signal
 
 from hardware.instruction import FIELDS, OPCODE_MATRIX, OPCODE_MAXIMUM, OPCODE_SUM, SEGMENTS
 from rtl.order import FetchOrder, RowWidths, TileOrder
 
 LAST_COLUMNS, DN = 2, 3
+LARGEST = {"dn": DN, "lhs_entries": 32768, "rhs_entries": 32768}
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,20 @@ async def load(ctx, order, nest: Nest) -> None:
     """A new instruction is there no longer than it must be before the order is loaded."""
     ctx.set(order.instruction, nest.fields())
     await ctx.tick()
-    ctx.set(order.load, 1)
+    await strobe(ctx, order.load)
+
+
+async def strobe(ctx, signal) -> None:
+    ctx.set(signal, 1)
     await ctx.tick()
-    ctx.set(order.load, 0)
+    ctx.set(signal, 0)
 
 
-async def step(ctx, order, rng, hesitation: float) -> None:
-    """To the next tile; the stage may wait before that."""
+async def wait(ctx, rng, hesitation: float) -> None:
+    """Steps come two cycles behind a load, a restart or another step, or later: the stage may wait."""
+    await ctx.tick()
     while rng.random() < hesitation:
         await ctx.tick()
-    ctx.set(order.step, 1)
-    await ctx.tick()
-    ctx.set(order.step, 0)
 
 
 def short(nest: Nest) -> bool:
@@ -95,9 +99,9 @@ def short(nest: Nest) -> bool:
 
 
 @pytest.mark.parametrize("hesitation", [0.0, 0.5])
-def test_row_tiles_have_their_segments_width_and_entries(simulate, hesitation):
+def test_row_tiles_have_their_segments_width_and_entries(simulate, machine, hesitation):
     rng = np.random.default_rng(3)
-    widths = RowWidths()
+    widths = RowWidths(machine(**LARGEST))
 
     async def testbench(ctx):
         for nest in filter(short, nests()):
@@ -105,11 +109,11 @@ def test_row_tiles_have_their_segments_width_and_entries(simulate, hesitation):
             for stop in (len(nest.rows), int(rng.integers(1, len(nest.rows) + 1)), len(nest.rows)):
                 for number, row in enumerate(nest.rows[:stop]):
                     assert (ctx.get(widths.bits), ctx.get(widths.entries)) == row
+                    await wait(ctx, rng, hesitation)
+                    assert (ctx.get(widths.bits), ctx.get(widths.entries)) == row
                     if number < stop - 1:
-                        await step(ctx, widths, rng, hesitation)
-                ctx.set(widths.restart, 1)  # from the last row tile or before
-                await ctx.tick()
-                ctx.set(widths.restart, 0)
+                        await strobe(ctx, widths.step)
+                await strobe(ctx, widths.restart)  # from the last row tile or before
 
     simulate(widths, testbench)
 
@@ -125,23 +129,25 @@ def ref_fetch(nest: Nest):
 
 
 @pytest.mark.parametrize("hesitation", [0.0, 0.5])
-def test_tiles_are_fetched_in_the_order_of_the_loops(simulate, hesitation):
+def test_tiles_are_fetched_in_the_order_of_the_loops(simulate, machine, hesitation):
     rng = np.random.default_rng(1)
-    order = FetchOrder(DN)
+    order = FetchOrder(machine(**LARGEST))
+
+    def shown(ctx):
+        assert not ctx.get(order.done)
+        if ctx.get(order.is_lhs):
+            return "row", ctx.get(order.lhs_entries), bool(ctx.get(order.last_row_tile))
+        return "column", ctx.get(order.columns)
 
     async def testbench(ctx):
         assert ctx.get(order.done)  # nothing to do before the first instruction
         for nest in filter(short, nests()):
             await load(ctx, order, nest)
             for expected in ref_fetch(nest):
-                assert not ctx.get(order.done)
-                seen = (
-                    ("row", ctx.get(order.lhs_entries), bool(ctx.get(order.last_row_tile)))
-                    if ctx.get(order.is_lhs)
-                    else ("column", ctx.get(order.columns))
-                )
-                assert seen == expected, nest
-                await step(ctx, order, rng, hesitation)
+                assert shown(ctx) == expected, nest
+                await wait(ctx, rng, hesitation)
+                assert shown(ctx) == expected, nest
+                await strobe(ctx, order.step)
             assert ctx.get(order.done)
 
     simulate(order, testbench)
@@ -162,33 +168,43 @@ def ref_tiles(nest: Nest):
 
 
 @pytest.mark.parametrize("hesitation", [0.0, 0.5])
-def test_output_tiles_are_walked_in_the_order_of_the_loops(simulate, hesitation):
+def test_output_tiles_are_walked_in_the_order_of_the_loops(simulate, machine, hesitation):
     rng = np.random.default_rng(2)
-    order = TileOrder(DN)
+    order = TileOrder(machine(**LARGEST))
+
+    def shown(ctx):
+        outputs = tuple(ctx.get(getattr(order, name)) for name in OUTPUTS)
+        return outputs, (ctx.get(order.bits), ctx.get(order.entries))
 
     async def testbench(ctx):
         for nest in filter(short, nests()):
             await load(ctx, order, nest)
             for outputs, row in ref_tiles(nest):
-                assert tuple(ctx.get(getattr(order, name)) for name in OUTPUTS) == outputs, nest
-                assert (ctx.get(order.bits), ctx.get(order.entries)) == row
-                await step(ctx, order, rng, hesitation)
+                assert shown(ctx) == (outputs, row), nest
+                await wait(ctx, rng, hesitation)
+                assert shown(ctx) == (outputs, row), nest
+                await strobe(ctx, order.step)
 
     simulate(order, testbench)
 
 
-def test_the_counters_hold_the_largest_row_tile_number(simulate):
+def test_the_counters_hold_the_largest_row_tile_number(simulate, machine):
     nest = next(nest for nest in nests() if not short(nest))
-    order = TileOrder(DN)
+    order = TileOrder(machine(**LARGEST))
+    m = Module()
+    m.submodules.order = order
+    runs, steps = Signal(), Signal()
+    m.d.comb += order.step.eq(runs & steps)
+    m.d.sync += steps.eq(runs & ~steps)
 
     async def testbench(ctx):
         await load(ctx, order, nest)
-        ctx.set(order.step, 1)
-        await ctx.tick().repeat(len(nest.rows) - 2)
+        ctx.set(runs, 1)  # a step in every second cycle
+        await ctx.tick().repeat(2 * (len(nest.rows) - 2))
         assert not ctx.get(order.last_row_tile)
-        await ctx.tick()
+        await ctx.tick().repeat(2)
         assert ctx.get(order.last_row_tile)
         assert ctx.get(order.last)
         assert ctx.get(order.bits) == 8
 
-    simulate(order, testbench)
+    simulate(m, testbench)

@@ -10,15 +10,16 @@ from amaranth.hdl import Assert, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In
 
 import rtl.order
+from hardware.accelerator import load_accelerator
 from hardware.errors import InputError
 from hardware.instruction import OPCODE_MATRIX, OPCODE_SUM
 from hardware.layer import Layer
 from hardware.schedule import RAW_SUMS, Output, schedule
-from sim.properties import FreeInstruction
+from sim.properties import FreeInstruction, past
 from sim.reach import reach
 from sim.stand_ins import SETTLED, mutant_of
 
-DN = 2
+ACCELERATOR, DN = "bitserial-tiny", 2
 LOOPS = {
     "matrix": (0, 1),
     "lhs_resident": (0, 1),
@@ -60,13 +61,14 @@ class Account:
 
 
 class OrderProof(Component):
-    """An order, ``UNIT``, whose tiles are taken at any time, beside the ``ACCOUNT`` of it."""
+    """An order, ``UNIT``, beside the ``ACCOUNT`` of it. Its tiles are taken at any time ``apart`` cycles or more apart,
+    and behind a load; what it shows is right in every cycle."""
 
     UNIT: str
     ACCOUNT: type[Account]
 
-    def __init__(self, module: ModuleType = rtl.order):
-        self._unit = getattr(module, self.UNIT)(DN)
+    def __init__(self, module: ModuleType = rtl.order, apart: int = 2):
+        self._unit, self._apart = getattr(module, self.UNIT)(load_accelerator(ACCELERATOR)), apart
         entries = {"segment_0_entries": (1, 4), "segment_1_entries": (1, 4), "last_columns": (1, DN)}
         self._free = FreeInstruction(LOOPS | entries, {"lhs_resident": 1}, SETTLED)
         super().__init__({name: In(bits) for name, bits in ({"take": 1} | self._free.ports()).items()})
@@ -81,8 +83,9 @@ class OrderProof(Component):
         free, step = self._free, Signal()
         account = self.ACCOUNT(m, free, step)
         free.build(m, self, account.done, free["matrix"] | free["lhs_resident"], loop_fields(free))
+        moved = past(m, step | free.start)
         m.d.comb += [
-            step.eq(self.take & ~account.done),
+            step.eq(self.take & ~account.done & ~(moved & (self._apart == 2))),
             unit.instruction.eq(free.instruction),
             unit.load.eq(free.start),
             unit.step.eq(step),
@@ -184,7 +187,23 @@ def test_the_order_is_that_of_plain_loops_for_ever(tmp_path: Path, name: str) ->
 
 MUTANTS = {  # which proof, text of rtl/order.py, what it becomes
     "column tile left out": ("fetch order", "left.eq(left - 1), self.last.eq(left == 2)", "self.last.eq(1)"),
-    "resident rows fetched again": ("fetch order", "self.is_lhs.eq(~instr.lhs_resident)", "self.is_lhs.eq(1)"),
+    "resident rows fetched again": ("fetch order", "(rows_follow | ~resident))", "(rows_follow | 1))"),
+    "resident rows fetched with every group": ("fetch order", "(groups.first_group | ~resident)", "1"),
+    "row tile 0 behind the last": (
+        "fetch order",
+        "group_ends.eq(Mux(self.is_lhs, ~rows.first & rows.last",
+        "group_ends.eq(Mux(self.is_lhs, rows.last",
+    ),
+    "decided a tile too late": (
+        "tile order",
+        "restarts.eq(groups.last & self.last_row_tile)",
+        "restarts.eq(row_follows & self.last_row_tile)",
+    ),
+    "segment behind not looked up": (
+        "tile order",
+        "m.d.sync += ahead.eq(table[following])",
+        "m.d.sync += ahead.eq(table[0])",
+    ),
     "last group as large as the others": ("tile order", "*begin(next_is_last)", "*begin(0)"),
     "width of the row tile before": ("tile order", "with m.If(~last):", "with m.If(1):"),
 }
@@ -198,6 +217,12 @@ def test_the_proof_fails_for_a_wrong_order(tmp_path: Path, mutant: str) -> None:
     proof, text, wrong = MUTANTS[mutant]
     with pytest.raises(AssertionError, match="proof failed within"):
         reach(PROOFS[proof](mutant_of(rtl.order, text, wrong)), tmp_path)
+
+
+@pytest.mark.parametrize("unit", [FetchOrderProof, TileOrderProof])
+def test_steps_in_consecutive_cycles_would_be_wrong(tmp_path: Path, unit: type[OrderProof]) -> None:
+    with pytest.raises(AssertionError, match="proof failed within"):
+        reach(unit(apart=1), tmp_path)
 
 
 def fetches(rows: list[int], groups: list[int], resident: bool):

@@ -7,7 +7,7 @@ from hardware.instruction import FIELDS
 from rtl.planes import PlaneAddress, PlaneBuffer
 
 DEPTH = 64
-READ_LATENCY = 2
+READ_LATENCY = 3
 NESTS = [  # dm, dn, row tiles, column tiles, column tiles of a group
     (2, 2, 40, 3, 2),
     (8, 3, 8, 7, 3),

@@ -7,7 +7,7 @@ import pytest
 
 from hardware.arithmetic import HALF, requantize, to_activations
 from hardware.instruction import FIELDS, OPCODE_MATRIX, OPCODE_SUM
-from hardware.timing import ISSUE_LATENCY, VECTOR_LATENCY, sums_latency
+from hardware.timing import BUFFER_LATENCY, ISSUE_LATENCY, VECTOR_LATENCY, sums_latency
 from rtl.result import Result
 
 IMAGE = 3, 2  # output pixels of an image: width, height
@@ -145,15 +145,13 @@ async def send(ctx, result, case: Case, part, rng, tick) -> None:
     ctx.set(result.place, place)
     rows = slice(row * dm, (row + 1) * dm)
     first_in_group = columns[0] // case.dn % case.work.group_tiles == 0
-    if first_in_group and not vector and not case.work.sums:
-        ctx.set(result.constants, 1)
-        for i, (multiplier, bias) in enumerate(zip(case.multipliers[rows], case.biases[rows], strict=True)):
-            ctx.set(result.lhs[i], (int(bias) % 2**32) << 32 | int(multiplier))
-    for _ in range((ISSUE_LATENCY + VECTOR_LATENCY if vector else IN_FLIGHT) - 1):
+    for cycle in range(ISSUE_LATENCY + 1, 1 + (ISSUE_LATENCY + VECTOR_LATENCY if vector else IN_FLIGHT)):
         await tick()
-        ctx.set(result.constants, 0)
-        for lhs in result.lhs:
-            ctx.set(lhs, int(rng.integers(2**31)))
+        reads = first_in_group and not vector and not case.work.sums and cycle == ISSUE_LATENCY + BUFFER_LATENCY
+        ctx.set(result.constants, reads)
+        for i, (multiplier, bias) in enumerate(zip(case.multipliers[rows], case.biases[rows], strict=True)):
+            constants = (int(bias) % 2**32) << 32 | int(multiplier)
+            ctx.set(result.lhs[i], constants if reads else int(rng.integers(2**63)))
     for position, pixel in enumerate(columns):
         for i in range(dm):
             target = result.totals[i] if vector else result.sums[position * dm + i]
@@ -211,6 +209,7 @@ RUNS = [  # dm, dn, words of the plane buffer, work
     (2, 2, 512, Work(4, 5, 2, 2, values=True)),
     (4, 3, 512, Work(2, 5, 3, 2, values=True, shift=32, bipolar=True)),
     (16, 4, 512, Work(2, 3, 1, 3, values=True)),
+    (2, 16, 512, Work(3, 5, 2, 13, values=True, bipolar=True)),  # sums come as the registers' last column leaves
     (2, 2, 16, Work(3, 13, 6, 1, plane_bits=3)),  # a ring of 16 words with room for two more tiles than a group has
     (8, 2, 16, Work(9, 5, 2, 2, plane_bits=2)),  # 72 channels: one part of the second word
     (16, 1, 16, Work(6, 9, 6, 1, values=True, plane_bits=8)),

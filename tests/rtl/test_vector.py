@@ -38,11 +38,15 @@ def entries_of(windows: np.ndarray, lanes: int) -> np.ndarray:
 
 
 async def run_tile(ctx, dut, entries, dk, columns, pause, rng, totals, delays) -> None:
-    """Issue all steps of a column tile and collect what comes out."""
-    ctx.set(dut.steps.columns, columns)
-    ctx.set(dut.steps.load, 1)
+    """Issue all steps of a column tile and collect what comes out; what the steps say of the next one comes true."""
+    steps = dut.steps
+    ctx.set(steps.columns, columns)
     await ctx.tick()
-    ctx.set(dut.steps.load, 0)
+    ctx.set(steps.load, 1)
+    said = ctx.get(steps.first_done), ctx.get(steps.first_last)
+    await ctx.tick()
+    ctx.set(steps.load, 0)
+    ctx.set(steps.columns, int(rng.integers(256)))
     begun, running, coming, quiet, cycle = [], True, [None] * BUFFER_LATENCY, 0, 0
     while quiet <= VECTOR_LATENCY:
         offset, *coming = coming
@@ -51,11 +55,16 @@ async def run_tile(ctx, dut, entries, dk, columns, pause, rng, totals, delays) -
             words = entries[column, offset].tobytes() if known else rng.bytes(dk // 8)
             ctx.set(dut.unit.rhs[column], int.from_bytes(words, "little"))
         advance = running and rng.random() >= pause
-        ctx.set(dut.steps.advance, advance)
-        coming.append(ctx.get(dut.steps.offset) if advance else None)
-        if advance and ctx.get(dut.steps.step.done):
+        ctx.set(steps.advance, advance)
+        coming.append(ctx.get(steps.offset) if advance else None)
+        done, last = ctx.get(steps.step.done), ctx.get(steps.last)
+        if running:
+            assert (done, last) == said
+            assert last == (done and ctx.get(steps.last_group) and ctx.get(steps.last_column))
+        said = ctx.get(steps.next_done), ctx.get(steps.next_last)
+        if advance and done:
             begun.append(cycle)
-            running = not (ctx.get(dut.steps.last_group) and ctx.get(dut.steps.last_column))
+            running = not last
         if ctx.get(dut.unit.totals_valid):
             totals.append([ctx.get(total) for total in dut.unit.totals])
             delays.append(cycle - begun[len(delays)])
@@ -97,6 +106,7 @@ def test_totals_are_numpys_and_come_vector_latency_cycles_later(simulate, machin
     accelerator = machine(dm=dm, dk=dk, dn=DN)
     for taps, channels, columns, pause in (
         (1, max(dm, 4), 1, 0.0),
+        (1, max(dm, 4), 2, 0.0),
         (4, max(dm, 16), 3, 0.4),
         (9, 3 * max(dm, 16), 2, 0.0),
     ):

@@ -61,8 +61,9 @@ def random_images() -> list[Image]:
 
 async def load(ctx, walk, image: Image, number: int) -> None:
     x, y, address = image.place(number)
-    ctx.set(walk.stride, image.stride())  # new in the same cycle, as the machine does it
+    ctx.set(walk.stride, image.stride())  # new in the cycle before, as late as the machine does it
     ctx.set(walk.start, {"x": x, "y": y, "address": address})
+    await ctx.tick()
     ctx.set(walk.load, 1)
     await ctx.tick()
     ctx.set(walk.load, 0)
