@@ -75,6 +75,8 @@ def _cut(module: dict[str, Any]) -> None:
 
     What would be written to a memory counts only where it is enabled.
     """
+    for net in module["netnames"].values():
+        net["attributes"].pop("init", None)  # of the registers; what they hold is free now
     new_bit = 1 + max(bit for net in module["netnames"].values() for bit in net["bits"] if isinstance(bit, int))
     for number, (name, cell) in enumerate(list(module["cells"].items())):
         if cell["type"] not in STATE:
