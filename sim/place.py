@@ -1,5 +1,6 @@
 """Clock of Verilog on an ECP5 after place-and-route by nextpnr (both tools from PyPI, in WebAssembly)."""
 
+import inspect
 import json
 import re
 import subprocess
@@ -12,9 +13,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import sim.multipliers
 from hardware.device import load_device
 from hardware.errors import InputError
 from sim.harness import CLOCK, HARNESS, INSTANCE, harness_verilog, module_ports
+from sim.multipliers import pack_registers
 from sim.synthesis import (
     SCRIPTS,
     WRITE_STATISTICS,
@@ -105,7 +108,7 @@ def place(
     InputError
         A tool failed, or `harness_verilog` refused.
     """
-    recipe = (text, top, _SCRIPT, tool_version("yosys"))
+    recipe = (text, top, _SCRIPT, inspect.getsource(sim.multipliers), tool_version("yosys"))
     keys = {seed: cache_key(*recipe, *OPTIONS, tool_version("nextpnr-ecp5"), str(seed)) for seed in seeds}
     modules = None if fresh else recall(cache_key(*recipe))
     done = {} if fresh else {seed: report for seed, key in keys.items() if (report := recall(key)) is not None}
@@ -149,6 +152,10 @@ def synthesize(work: Path, text: str, top: str) -> dict[str, dict[str, int]]:
     (work / "machine.v").write_text(text, encoding="utf-8")
     (work / "harness.v").write_text(harness_verilog(top, module_ports(work, "machine.v", top)), encoding="utf-8")
     run_yosys(work, _SCRIPT.format(top=top))
+    netlist = json.loads((work / "netlist.json").read_text(encoding="utf-8"))
+    for module in netlist["modules"].values():
+        pack_registers(module)
+    (work / "netlist.json").write_text(json.dumps(netlist), encoding="utf-8")
     return cell_counts(work)
 
 
