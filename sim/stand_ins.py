@@ -96,9 +96,11 @@ class AnyOrder(Component):
         return m
 
 
-def with_any_order(module: ModuleType, name: str, legal: Callable[[Any], Any]) -> tuple[Any, AnyOrder]:
+def with_any_order(
+    module: ModuleType, name: str, accelerator: Accelerator, legal: Callable[[Any], Any]
+) -> tuple[Any, AnyOrder]:
     """A copy of a unit's module in which the order called ``name`` is an `AnyOrder`."""
     copy: Any = copy_of(module)
-    order = AnyOrder(getattr(copy, name)(1), legal)
-    setattr(copy, name, lambda dn: order)
+    order = AnyOrder(getattr(copy, name)(accelerator), legal)
+    setattr(copy, name, lambda accelerator: order)
     return copy, order

@@ -36,6 +36,7 @@ class ExecuteProof(Component):
         module, self._order = with_any_order(
             module,
             "TileOrder",
+            accelerator,
             lambda o: (o.columns >= 1) & (o.columns <= dn) & (o.bits <= 2) & (o.entries <= RING),
         )
         self._unit = module.Execute(accelerator)

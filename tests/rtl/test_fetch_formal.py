@@ -55,6 +55,7 @@ class FetchProof(Component):
         module, self._order = with_any_order(
             module,
             "FetchOrder",
+            accelerator,
             lambda o: (o.lhs_entries >= 1) & (o.lhs_entries <= RING) & (o.columns >= 1) & (o.columns <= dn),
         )
         self._unit = getattr(module, self.UNIT)(accelerator, port)
