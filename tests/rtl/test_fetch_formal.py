@@ -73,7 +73,9 @@ class RequesterProof(FetchProof):
     """
 
     UNIT = "Requester"
-    FIELDS = {"rhs_tile_entries": (1, RING), "kernel_rows": (1, 2), "row_runs": (1, 2), "run_words": (1, 2)}
+    FIELDS = {"rhs_tile_entries": (1, RING)} | dict.fromkeys(
+        ("kernel_rows", "row_runs", "run_words", "activation_bits", "window_words"), (1, 2)
+    )
     INPUTS = {"request_ready": 1, "lhs_free": 1, "lhs_entries": 3, "rhs_free": 1, "tile_ready": 1}
 
     def elaborate(self, platform):
@@ -154,6 +156,12 @@ class RequesterProof(FetchProof):
                 Assert(given.is_lhs == shown.is_lhs),
                 Assert(~shown.is_lhs | (given.entries == shown.entries)),
                 Assert(shown.is_lhs | (given.columns == Mux(shown.columns == 0, 1, shown.columns))),
+                Assert(~shown.is_lhs | (given.one_entry == (shown.entries == 1))),
+                Assert(~shown.is_lhs | (given.one_word == (shown.entries * row_words == 1))),
+                Assert(
+                    shown.is_lhs
+                    | (given.one_word == (free["activation_bits"] * free["window_words"] * given.columns == 1))
+                ),
             ]
         for side, mine in (("lhs", order.is_lhs), ("rhs", ~order.is_lhs)):
             taken = Mux(begins & mine, size[side], 0)
@@ -206,6 +214,10 @@ class WriterProof(Component):
             unit.tile.payload.is_lhs.eq(tile.is_lhs),
             unit.tile.payload.entries.eq(tile.entries),
             unit.tile.payload.columns.eq(tile.columns),
+            unit.tile.payload.one_entry.eq(tile.entries == 1),
+            unit.tile.payload.one_word.eq(
+                Mux(tile.is_lhs, tile.entries * (array.dm // ports), size * tile.columns) == 1
+            ),
             Assume(~self.tile_valid | left),
             Assume((tile.entries >= 1) & (tile.entries <= RING)),
             Assume((tile.columns >= 1) & (tile.columns <= self._columns)),
