@@ -16,7 +16,7 @@ from sim.stand_ins import SETTLED, StandIn, copy_of, mutant_of
 
 RESULT_COLUMNS = sums_latency(64) + 2
 """Enough for registers that are free one column too early to be overwritten."""
-COLUMN_TO_TOTALS = 2
+COLUMN_TO_TOTALS = 3
 """Cycles from a column being chosen to its totals."""
 CONSTANTS_COME = ISSUE_LATENCY + BUFFER_LATENCY
 """Cycles from a tile's last step being taken, which reads the constants, to these."""
@@ -178,12 +178,12 @@ MUTANTS = {  # whether the proof follows the data, text of rtl/result.py, what i
         "sums_latency(self._accelerator.array.dk) - 1",
     ),
     "registers free only when empty": (False, "column & frees", "column & ~begun & last_column"),
-    "second column first": (True, "following.eq(0)", "following.eq(1)"),
-    "columns chosen too early": (True, "m.d.sync += index.eq(following)", "m.d.comb += index.eq(following)"),
-    "columns chosen too late": (True, "+= index.eq(following)", "+= index.eq(_delayed(m, following, 1, 'late'))"),
+    "second column first": (True, "following.eq(Mux(vector, 1 << dn, 1))", "following.eq(Mux(vector, 1 << dn, 2))"),
+    "columns chosen too early": (True, "m.d.sync += chooses.eq(following)", "m.d.comb += chooses.eq(following)"),
+    "columns chosen too late": (True, "+= chooses.eq(following)", "+= chooses.eq(_delayed(m, following, 1, 'late'))"),
     "columns without their sums": (True, "(own << 1) + of_column", "own << 1"),
-    "constants of the next tile": (True, '_delayed(m, self.sums_valid, 1, "', '_delayed(m, self.sums_valid, 0, "'),
-    "constants of the tile before": (True, '_delayed(m, self.sums_valid, 1, "', '_delayed(m, self.sums_valid, 3, "'),
+    "constants of the next tile": (True, "self.sums_valid, TO_TOTALS - 1,", "self.sums_valid, TO_TOTALS - 2,"),
+    "constants of the tile before": (True, "self.sums_valid, TO_TOTALS - 1,", "self.sums_valid, TO_TOTALS + 1,"),
     "constants before they come": (
         True,
         "come = _delayed(m, self.constants, 1,",
