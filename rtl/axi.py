@@ -390,6 +390,10 @@ class AxiWriter(Component):
         self._cache, self._protection = cache, protection
         self.word_bytes = data_bits // 8
         self.splitter, self.lengths = BurstSplitter(self.word_bytes), LengthQueue()
+        # A beat waits behind the one on the pins.
+        self.waits = Signal()
+        self.waiting = Signal(write_word(data_bits))
+        self.waiting_last = Signal()
         super().__init__(
             {
                 "axi": Out(axi_write(data_bits, version)),
@@ -428,9 +432,8 @@ class AxiWriter(Component):
         # second one waits while the slave does not take it: the slave's readiness goes no further.
         wanted = Signal()
         load = Signal()
-        waits = Signal()
-        beat, waiting = (Signal(write_word(8 * self.word_bytes), name=n) for n in ("next_beat", "waiting_beat"))
-        waiting_last = Signal()
+        waits, waiting, waiting_last = self.waits, self.waiting, self.waiting_last
+        beat = Signal(write_word(8 * self.word_bytes), name="next_beat")
         m.d.comb += [
             wanted.eq(lengths.filled & ~waits),
             word.ready.eq(wanted & ~stop),
