@@ -1,7 +1,8 @@
 """Verilog of a machine, and the hash that names it."""
 
+import ast
 import hashlib
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,19 +24,39 @@ _DESCRIPTIONS = (hardware.instruction, hardware.registers, hardware.timing)
 _SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), *(str(module.__file__) for module in _DESCRIPTIONS))
 
 
+@cache
+def gateware_hash() -> str:
+    """16 hexadecimal digits that name the sources of every machine, whatever their comments and docstrings say."""
+    digest = hashlib.sha256()
+    for source in _SOURCES:
+        digest.update(_statements(Path(source).read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:16]
+
+
+def _statements(source: str) -> str:
+    """Python source without empty lines, lines of comment, and strings that stand alone."""
+    silent = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    return "\n".join(
+        line.rstrip()
+        for number, line in enumerate(source.splitlines(), start=1)
+        if number not in silent and line.strip() and not line.lstrip().startswith("#")
+    )
+
+
 @lru_cache(maxsize=32)
 def rtl_hash(accelerator: Accelerator) -> str:
-    """16 hexadecimal digits that name the machine: its gateware's sources, its array and buffers, Amaranth's version.
+    """16 hexadecimal digits that name one machine: `gateware_hash`, its array and buffers, Amaranth's version.
 
     Of the memory, only the number of ports is part of it; the clock is not.
     """
-    digest = hashlib.sha256()
-    for source in _SOURCES:
-        digest.update(Path(source).read_bytes())
-    parts = accelerator.array.model_dump_json(), accelerator.buffers.model_dump_json(), str(accelerator.memory.ports)
-    for part in (*parts, version("amaranth")):
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()[:16]
+    array, buffers = accelerator.array.model_dump_json(), accelerator.buffers.model_dump_json()
+    parts = gateware_hash(), array, buffers, str(accelerator.memory.ports), version("amaranth")
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=8)

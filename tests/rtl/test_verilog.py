@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import rtl.verilog
-from rtl.verilog import TOP, engine_verilog, rtl_hash
+from rtl.verilog import TOP, engine_verilog, gateware_hash, rtl_hash
 
 GENERATE = """
 import hashlib, sys
@@ -21,8 +21,13 @@ print(rtl_hash(accelerator), hashlib.sha256(engine_verilog(accelerator).encode()
 @pytest.fixture(autouse=True)
 def _forget_what_is_patched():
     yield
-    rtl_hash.cache_clear()
+    _forget()
     engine_verilog.cache_clear()
+
+
+def _forget() -> None:
+    gateware_hash.cache_clear()
+    rtl_hash.cache_clear()
 
 
 def test_two_processes_generate_the_same_verilog(machine, tmp_path):
@@ -58,15 +63,26 @@ def test_a_changed_source_or_amaranth_is_another_machine(tiny, monkeypatch, tmp_
     before = rtl_hash(tiny)
     assert any(str(source).endswith("timing.py") for source in rtl.verilog._SOURCES)
     with monkeypatch.context() as patch:
-        (tmp_path / "more.py").write_text("# a new unit")
-        patch.setattr("rtl.verilog._SOURCES", (*rtl.verilog._SOURCES, tmp_path / "more.py"))
-        rtl_hash.cache_clear()
-        assert rtl_hash(tiny) != before
+        more = tmp_path / "more.py"
+        patch.setattr("rtl.verilog._SOURCES", (*rtl.verilog._SOURCES, more))
+        hashes = {}
+        for source in (
+            '"""A unit."""',
+            '"""A unit.\n\nX."""\n# with a comment\n\n',
+            "if a:\n    b\nc\n",
+            "if a:\n    b\n    c\n",
+        ):
+            more.write_text(source)
+            _forget()
+            hashes[source] = rtl_hash(tiny)
+        of_words, again, of_code, of_other_code = hashes.values()
+        assert before == of_words == again
+        assert len({before, of_code, of_other_code}) == 3
     with monkeypatch.context() as patch:
         patch.setattr("rtl.verilog.version", lambda package: "0.0")
-        rtl_hash.cache_clear()
+        _forget()
         assert rtl_hash(tiny) != before
-    rtl_hash.cache_clear()
+    _forget()
     assert rtl_hash(tiny) == before
 
 
