@@ -6,13 +6,14 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hardware.accelerator import Memory
-from hardware.cycles import _Ring, layer_cycles, pass_cycles, program_cycles
+from hardware.cycles import layer_cycles, pass_cycles, program_cycles
 from hardware.instruction import INSTRUCTION_WORDS
 from hardware.layer import Layer
+from hardware.recurrences import make_ring, release, take
 from hardware.schedule import Output, schedule, vector_passes
 
 LINEAR = Layer("fc", "linear", in_channels=64, out_channels=2)
@@ -150,20 +151,21 @@ def test_tiles_wait_for_the_queue_between_the_halves_of_fetch(tiny):
 
 
 def test_buffer_space_is_given_back_in_order():
-    ring = _Ring(10)
-    assert [ring.take(4), ring.take(6)] == [0, 0]  # room for both
-    ring.release(4, 100)
-    ring.release(6, 70)
-    assert ring.take(3) == 100  # the first tile's space
-    assert ring.take(1) == 0  # what was left of it
-    assert ring.take(5) == 70
-    ring.release(3, 200)
-    ring.release(1, 300)
-    ring.release(5, 400)
-    assert ring.take(5) == 300  # 1 was left; 3 and 1 more, in that order
-    assert ring.take(0) == 0
+    ring = make_ring(10, 5)
+    assert [take(ring, 4, 5), take(ring, 6, 5)] == [0, 0]  # room for both
+    release(ring, 4, 70)
+    release(ring, 6, 100)
+    assert take(ring, 3, 5) == 70  # the first tile's space
+    assert take(ring, 1, 5) == 0  # what was left of it
+    assert take(ring, 2, 100) == 0  # the second one's is free by then
+    assert take(ring, 4, 5) == 0  # what was left of that
+    release(ring, 3, 200)
+    release(ring, 1, 300)
+    release(ring, 6, 400)
+    assert take(ring, 4, 250) == 300  # 3 free by then, and 1 more
+    assert take(ring, 0, 350) == 0
     with pytest.raises(IndexError):  # nobody will ever give back so much: the schedule would be wrong
-        ring.take(6)
+        take(ring, 7, 0)
 
 
 layers = st.builds(
@@ -198,6 +200,30 @@ buffers = st.fixed_dictionaries(
 )
 outputs = st.sampled_from([SUMS, VALUES, PLANES, BOTH])
 widths = st.tuples(st.integers(1, 8), st.integers(1, 8))
+
+
+@settings(max_examples=300)
+@given(
+    layer=layers,
+    array=arrays,
+    buffer=buffers,
+    bits=widths,
+    output=outputs,
+    images=st.integers(1, 40),
+    pool=st.booleans(),
+    busy=st.integers(0, 300),
+)
+def test_what_repeats_is_multiplied_out_to_the_cycle(machine, layer, array, buffer, bits, output, images, pool, busy):
+    accelerator = machine(**array, **buffer)
+    layer = replace(layer, images=images)
+    if pool and not output.sums:
+        pooled = replace(layer, out_channels=layer.in_channels, groups=1)
+        passes = vector_passes("maximum", pooled, accelerator, output)
+    else:
+        passes = schedule(layer, *bits, accelerator, output=output).passes
+    for work in passes:
+        quick = pass_cycles(work, accelerator.memory, busy)
+        assert quick == pass_cycles(work, accelerator.memory, busy, every_tile=True)
 
 
 @given(

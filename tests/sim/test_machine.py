@@ -9,10 +9,10 @@ import pytest
 from codesign.execution import LayerResult, run_on_rtl
 from codesign.sampling import random_operands
 from hardware.accelerator import Accelerator, Memory, load_accelerator
+from hardware.cycles import LATENCIES
 from hardware.layer import Layer
 from hardware.operands import Operands
 from hardware.schedule import Pass, schedule
-from hardware.timing import RESPONSE_TO_END
 from sim.reference import reference_sums
 
 MEMORIES = [(0, 1), (1, 1), (0, 7), (200, 1), (33, 3), (1000, 64)]  # latency, cycles per word
@@ -159,7 +159,8 @@ def test_a_wrong_reference_and_a_wrong_model_are_noticed(tiny, draw, monkeypatch
     for wrong in (replace(work[0], weights=work[0].weights ^ 1), replace(work[0], bipolar=not work[0].bipolar)):
         with pytest.raises(AssertionError):
             check([wrong, *work[1:]], results)
-    monkeypatch.setattr("hardware.cycles.RESPONSE_TO_END", RESPONSE_TO_END + 1)
+    later = LATENCIES._replace(response_to_end=LATENCIES.response_to_end + 1)
+    monkeypatch.setattr("hardware.cycles.LATENCIES", later)
     again = run_on_rtl(work, tiny).layers
     assert [one.rtl_cycles for one in again] == [one.rtl_cycles for one in results]
     with pytest.raises(AssertionError):

@@ -45,7 +45,8 @@ TINY_TILES = {
 def test_tiles_that_wait_for_the_queue_of_fetch_are_exact(monkeypatch, tiny, check, layer, cycles_per_word):
     memory = Memory(latency=900, cycles_per_word=cycles_per_word)
     taken, model = check(layer, tiny, memory)
-    monkeypatch.setattr(cycles, "TILE_QUEUE", 2 * cycles.TILE_QUEUE)
+    longer = cycles.LATENCIES._replace(tile_queue=2 * cycles.LATENCIES.tile_queue)
+    monkeypatch.setattr(cycles, "LATENCIES", longer)
     assert model() < taken, "the queue was never full"
 
 
