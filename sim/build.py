@@ -26,8 +26,13 @@ MACHINE_OPTIONS = (
 )
 """How the machine is compiled, whatever drives it."""
 VERILATOR_OPTIONS = (*MACHINE_OPTIONS, "--timing", "--vpi", "--top-module", "bench", "-o", "bench")
-WAVE_OPTIONS = {"": (), ".vcd": ("--trace-vcd", "--trace-structs"), ".fst": ("--trace-fst", "--trace-structs")}
-"""By the wave file's suffix."""
+WAVE_OPTIONS = {
+    "": (),
+    ".vcd": ("--trace-vcd", "--trace-structs"),
+    ".fst": ("--trace-fst", "--trace-structs"),
+    ".saif": ("--trace-saif",),
+}
+"""By the wave file's suffix; a .saif file holds numbers of toggles, not waves."""
 COMPILER_FLAGS = "-O2"
 
 

@@ -81,7 +81,7 @@ def simulate_jobs(
     if waves is not None:
         check_writable(waves)
         if waves.suffix not in WAVE_OPTIONS or not waves.suffix:
-            raise InputError(f"waves go to a .vcd or .fst file, got {waves}: give it one of these endings.")
+            raise InputError(f"waves go to a .vcd, .fst or .saif file, got {waves}: give it one of these endings.")
     executable = build_simulator(verilog or engine_verilog(accelerator), words, waves.suffix if waves else "")
     with tempfile.TemporaryDirectory(prefix="codesign-") as name:
         directory = Path(name)
