@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -16,34 +17,46 @@ PRICED_OUTPUT = Output(plane_bits=MAX_BITS)
 """What a priced layer writes: the widest activations, whatever the next layer wants, so that layers add up."""
 
 
-def cost_table(layers: Sequence[Layer], accelerator: Accelerator) -> np.ndarray:
+def cost_table(layers: Sequence[Layer], accelerator: Accelerator, lowest: Literal[0, 1] = 1) -> np.ndarray:
     """Cycles of every layer at every pair of widths.
+
+    Parameters
+    ----------
+    lowest:
+        Weight bits of the first row. With 0 there is a row of layers whose kernels are all pruned: they have no
+        weights to fetch, but write their biases, and read activations as all layers do.
 
     Returns
     -------
-    float64, ``(layers, 8, 8)``, ``[layer, weight bits - 1, activation bits - 1]``: HAQ's table format. Additive
-    over layers, because a layer starts when the one before has ended. ``inf`` where the buffers are too small.
+    float64, ``(layers, 8, 8)``, ``[layer, weight bits - 1, activation bits - 1]``: HAQ's table format; or
+    ``(layers, 9, 8)``, ``[layer, weight bits, activation bits - 1]``. Additive over layers, because a layer starts
+    when the one before has ended. ``inf`` where the buffers are too small.
+
+    Raises
+    ------
+    InputError
+        A layer fits the buffers at no width of 1 to 8.
     """
     known: dict[Layer, np.ndarray] = {}
-    table = np.empty((len(layers), MAX_BITS, MAX_BITS))
+    table = np.empty((len(layers), MAX_BITS + 1 - lowest, MAX_BITS))
     for index, layer in enumerate(layers):
         shape = replace(layer, name="")  # networks repeat shapes; each is timed once
         if shape not in known:
-            known[shape] = _layer_table(layer, accelerator)
+            known[shape] = _layer_table(layer, accelerator, lowest)
         table[index] = known[shape]
     return table
 
 
-def _layer_table(layer: Layer, accelerator: Accelerator) -> np.ndarray:
-    table = np.full((MAX_BITS, MAX_BITS), np.inf)
+def _layer_table(layer: Layer, accelerator: Accelerator, lowest: int) -> np.ndarray:
+    table = np.full((MAX_BITS + 1 - lowest, MAX_BITS), np.inf)
     refusal: InputError | None = None
-    for w in range(1, MAX_BITS + 1):
+    for row, w in enumerate(range(lowest, MAX_BITS + 1)):
         for a in range(1, MAX_BITS + 1):
             try:
-                table[w - 1, a - 1] = layer_cycles(schedule(layer, w, a, accelerator, output=PRICED_OUTPUT))
+                table[row, a - 1] = layer_cycles(schedule(layer, w, a, accelerator, output=PRICED_OUTPUT))
             except InputError as error:
                 refusal = error
-    if refusal and np.isinf(table).all():
+    if refusal and np.isinf(table[-MAX_BITS:]).all():
         raise refusal
     return table
 

@@ -12,6 +12,8 @@ Every number below is either from the schedule, from the memory's description, o
 `hardware.timing` that the RTL is built with. Nothing is fitted. `hardware.recurrences` has the recurrences.
 """
 
+from typing import Any
+
 import numpy as np
 
 from hardware import timing
@@ -39,8 +41,14 @@ def layer_cycles(schedule: Schedule, memory: Memory | None = None) -> int:
 def program_cycles(passes: tuple[Pass, ...], memory: Memory) -> int:
     """Cycles of passes that run one after the other as one program."""
     cycles = channel_free = 0
+    known: dict[tuple[Any, ...], tuple[int, int]] = {}
     for one in passes:
-        end, channel_free = pass_cycles(one, memory, channel_free)
+        # Parts of a grouped layer differ in which channels they read and write only.
+        alike = (one.segments, one.pixel_words, one.column_tiles, one.operation, one.output, one.group_tiles, one.kernel)
+        key = (*alike, one.activation_bits, one.last_columns, one.lhs_resident, one.dense_rows, channel_free)
+        if len(passes) == 1 or key not in known:
+            known[key] = pass_cycles(one, memory, channel_free)
+        end, channel_free = known[key]
         cycles, channel_free = cycles + end, channel_free - end
     return cycles
 

@@ -1,6 +1,7 @@
 """The workload: a layer's shape, without its bits and without its weights."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from hardware.errors import InputError
@@ -72,7 +73,7 @@ class Layer:
         """K: products summed for one output."""
         return self.in_channels // self.groups * self.kernel[0] * self.kernel[1]
 
-    @property
+    @cached_property
     def pixels(self) -> int:
         """N: output positions over all images."""
         return self.images * self.out_height * self.out_width

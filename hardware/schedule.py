@@ -21,6 +21,8 @@ A vector pass (pooling, addition, conversion) has no weights: it adds up, or tak
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from typing import Literal
 
 from hardware.accelerator import Accelerator
@@ -203,15 +205,21 @@ def schedule(
     output:
         What is written.
     order:
-        Kernels in the order in which they shall lie in the output's channels; by default sorted by width.
+        Kernels in the order in which they shall lie in the output's channels; by default sorted by width; where
+        channel groups take several passes, within each pass.
 
     Raises
     ------
     InputError
         Bits out of range, a dot product too long for the buffers, or sums beyond 32 bits.
     """
-    per_kernel = tuple(weight_bits) if isinstance(weight_bits, Iterable) else (weight_bits,) * layer.out_channels
-    if len(per_kernel) != layer.out_channels or not all(b in range(MAX_BITS + 1) for b in per_kernel):
+    per_kernel: tuple[int, ...] = ()
+    if isinstance(weight_bits, Iterable):
+        per_kernel = tuple(weight_bits)
+        widths, count = set(per_kernel), len(per_kernel)
+    else:  # a cost table plans thousands of layers of one width: their kernels, a thousand in some, are not looked at
+        widths, count = {weight_bits}, layer.out_channels
+    if count != layer.out_channels or not all(b in range(MAX_BITS + 1) for b in widths):
         raise InputError(
             f"layer {layer.name!r} expects weight bits 0 to {MAX_BITS}, one number or one per kernel "
             f"({layer.out_channels}), got {weight_bits!r}."
@@ -225,7 +233,7 @@ def schedule(
             f"layer {layer.name!r} has {layer.groups} channel groups and bipolar weights, but the machine adds up a "
             "bipolar layer's activations over all channels: give its weights one more bit instead."
         )
-    largest_sum = layer.reduction * _largest(max(per_kernel), signed_weights)
+    largest_sum = layer.reduction * _largest(max(widths), signed_weights)
     largest_sum = 2 * largest_sum + layer.reduction if bipolar else largest_sum
     largest_sum *= _largest(activation_bits, layer.signed_activations)
     if largest_sum > LARGEST_RESULT:
@@ -233,12 +241,23 @@ def schedule(
             f"layer {layer.name!r} can sum up to {largest_sum}, but the machine's results have 32 bits: "
             "use fewer bits or split the layer."
         )
-    kernels = list(order) if order is not None else sorted(range(layer.out_channels), key=lambda k: -per_kernel[k])
-    if output.sums:
-        kernels = [kernel for kernel in kernels if per_kernel[kernel]]
+    kernels = _all_kernels(layer.out_channels) if order is None else tuple(order)
+    segments: list[tuple[tuple[int, int], ...]]
+    if len(widths) == 1:
+        parts = _parts(layer, kernels if max(widths) or not output.sums else (), accelerator, output)
+        segments = [((max(widths), -(-len(part) // accelerator.array.dm)),) for part in parts]
+    else:
+        if output.sums:
+            kernels = tuple(kernel for kernel in kernels if per_kernel[kernel])
+        if order is None and not reads_apart(layer):
+            kernels = _by_width(kernels, per_kernel)
+        parts = _parts(layer, kernels, accelerator, output)
+        if order is None and reads_apart(layer):  # sorted as a whole, every pass would read all channels' words
+            parts = [_by_width(part, per_kernel) for part in parts]
+        segments = [_segments([per_kernel[kernel] for kernel in part], accelerator.array.dm) for part in parts]
     passes = tuple(
-        _matrix_pass(layer, part, per_kernel, activation_bits, accelerator, (signed_weights, bipolar), output)
-        for part in _parts(layer, kernels, accelerator, output)
+        _matrix_pass(layer, *part, activation_bits, accelerator, (signed_weights, bipolar), output)
+        for part in zip(parts, segments, strict=True)
     )
     return Schedule(layer, accelerator, passes)
 
@@ -309,7 +328,21 @@ def _plane_words_per_pixel(layer: Layer, accelerator: Accelerator) -> int:
     return accelerator.buffers.plane_words // (slots * columns)
 
 
-def _parts(layer: Layer, kernels: list[int], accelerator: Accelerator, output: Output) -> list[list[int]]:
+def reads_apart(layer: Layer) -> bool:
+    """Whether channel groups read words of their own, 64 kernels' in a pass."""
+    return layer.groups > 1 and layer.in_channels > 64
+
+
+@lru_cache(maxsize=64)
+def _all_kernels(count: int) -> tuple[int, ...]:
+    return tuple(range(count))
+
+
+def _by_width(kernels: tuple[int, ...], per_kernel: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(kernels, key=lambda kernel: -per_kernel[kernel]))
+
+
+def _parts(layer: Layer, kernels: tuple[int, ...], accelerator: Accelerator, output: Output) -> list[tuple[int, ...]]:
     """Kernels of one pass each: all, unless the planes' buffer is too small or channel groups read other words.
 
     A part is a whole number of 64 output channels, so that no two passes write into one word.
@@ -319,30 +352,20 @@ def _parts(layer: Layer, kernels: list[int], accelerator: Accelerator, output: O
     per_part = len(kernels)
     if output.plane_bits:
         per_part = 64 * _plane_words_per_pixel(layer, accelerator)
-    if layer.groups > 1 and layer.in_channels > 64:
+    if reads_apart(layer):
         per_part = 64
     return [kernels[start : start + per_part] for start in range(0, len(kernels), per_part)]
 
 
 def _matrix_pass(
     layer: Layer,
-    kernels: Sequence[int],
-    per_kernel: Sequence[int],
+    kernels: tuple[int, ...],
+    segments: tuple[tuple[int, int], ...],
     activation_bits: int,
     accelerator: Accelerator,
     weight_kind: tuple[bool, bool],
     output: Output,
 ) -> Pass:
-    dm = accelerator.array.dm
-    segments: list[tuple[int, int]] = []
-    for start in range(0, len(kernels), dm):
-        bits = max(per_kernel[kernel] for kernel in kernels[start : start + dm])
-        if segments and segments[-1][0] == bits:
-            segments[-1] = (bits, segments[-1][1] + 1)
-        else:
-            segments.append((bits, 1))
-    if len(segments) > SEGMENTS:  # kernels in an order that is not by width: all row tiles at the widest
-        segments = [(max(bits for bits, _ in segments), sum(tiles for _, tiles in segments))]
     channel_words, dense = (0, -(-layer.in_channels // 64)), layer.dilation[1] == 1
     if layer.groups > 1:
         inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
@@ -353,8 +376,8 @@ def _matrix_pass(
     return _plan(
         "matrix",
         layer,
-        tuple(kernels),
-        tuple(segments),
+        kernels,
+        segments,
         activation_bits,
         accelerator,
         weight_kind,
@@ -362,6 +385,14 @@ def _matrix_pass(
         channel_words,
         dense,
     )
+
+
+def _segments(widths: list[int], dm: int) -> tuple[tuple[int, int], ...]:
+    """(weight bits, row tiles) of kernels whose widths come in this order."""
+    tiles = [max(widths[start : start + dm]) for start in range(0, len(widths), dm)]
+    segments = tuple((bits, len(list(equal))) for bits, equal in groupby(tiles))
+    # Kernels in an order that is not by width: all row tiles at the widest.
+    return segments if len(segments) <= SEGMENTS else ((max(tiles), len(tiles)),)
 
 
 def _plan(

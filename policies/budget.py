@@ -1,17 +1,19 @@
 """The latency budget: what a policy costs, and how bits are taken away until it fits.
 
 Inside a search a policy is an int array ``bits`` of shape (layers, 2): weight bits, activation bits. ``table`` is the
-(layers, 8, 8) array of `hardware.cost.cost_table`, indexed ``[layer, weight bits - 1, activation bits - 1]``; an
-infinite entry means that the buffers are too small, and is over every target.
+(layers, 8, 8) array of `hardware.cost.cost_table`, indexed ``[layer, weight bits - 1, activation bits - 1]``, and
+`hardware.oracle.total_cost` prices by it; an infinite entry means that the buffers are too small, and is over every
+target.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from hardware.errors import InputError, unknown
+from hardware.oracle import total_cost
 from hardware.schedule import MAX_BITS
 
 Metric = Literal["latency"]
@@ -75,33 +77,6 @@ def parse_budget(text: str) -> Budget:
             f"expected a number after '{metric}=', got {number!r}: write for example {metric}=0.6."
         ) from None
     return Budget(metric, ratio)  # type: ignore[arg-type]  # checked above
-
-
-def total_cost(bits: np.ndarray, table: np.ndarray) -> Any:
-    """Cycles of a policy, or of many policies in one call.
-
-    Parameters
-    ----------
-    bits:
-        int, (layers, 2) for one policy or (policies, layers, 2); every width 1 to 8.
-    table:
-        Cycles, (layers, 8, 8).
-
-    Returns
-    -------
-    float64: one number, or (policies,). Infinite where a layer does not fit the buffers.
-
-    Raises
-    ------
-    InputError
-        A width outside 1-8, which would silently read another entry (HAQ's code prices its first layer so).
-    """
-    if bits.size and (bits.min() < 1 or bits.max() > MAX_BITS):
-        raise InputError(
-            f"the cost table holds widths 1 to {MAX_BITS}, got {bits.min()} to {bits.max()}: "
-            "price pruned kernels from their schedule instead."
-        )
-    return table[np.arange(len(table)), bits[..., WEIGHTS] - 1, bits[..., ACTIVATIONS] - 1].sum(axis=-1)
 
 
 def check_budget(budget: Budget, table: np.ndarray, lowest: int, pinned: np.ndarray) -> float:

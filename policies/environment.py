@@ -28,8 +28,9 @@ import numpy as np
 
 from hardware.errors import InputError
 from hardware.layer import Layer
+from hardware.oracle import total_cost
 from hardware.schedule import MAX_BITS
-from policies.budget import Budget, back_off, check_budget, total_cost
+from policies.budget import Budget, back_off, check_budget
 from policies.policy import Policy
 
 OBSERVATION_SIZE = 10

@@ -4,7 +4,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from codesign.commands.common import (
@@ -25,7 +24,8 @@ from codesign.workload import choose_policy, load_workload
 from hardware.accelerator import Accelerator, load_accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.cycles import layer_cycles
-from hardware.files import check_writable, replacing
+from hardware.files import check_writable
+from hardware.oracle import write_table
 from hardware.schedule import schedule
 
 
@@ -53,8 +53,7 @@ def command(
     workload = load_workload(network, seed=0, data=data)
     layers = [replace(layer, images=batch) for layer in workload.traced.layers]
     if lut:
-        with replacing(lut) as temporary, temporary.open("wb") as file:
-            np.save(file, cost_table(layers, accelerator))
+        write_table(lut, cost_table(layers, accelerator))
         say(f"wrote {lut}: {len(layers)} x 8 x 8 cycles")
         if policy is None and bits is None:
             bits = "8"

@@ -37,6 +37,7 @@ from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
 from hardware.errors import InputError
 from hardware.files import check_writable
+from hardware.oracle import read_table
 from policies.agent import make_agent
 from policies.budget import check_budget, parse_budget
 from policies.environment import BitWidthEnv, pinned_layers
@@ -56,6 +57,10 @@ def command(
     budget: Annotated[
         str, typer.Option("--budget", help="Share of the cost with 8 bits everywhere, for example latency=0.6.")
     ] = "latency=0.6",
+    lut: Annotated[
+        Path | None,
+        typer.Option("--lut", help="Price policies by this table (.npy, layers x 8 x 8, HAQ's), not by ours."),
+    ] = None,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Policies to try.")] = 100,
     seed: SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
@@ -97,7 +102,7 @@ def command(
     accelerator, limit = load_accelerator(hardware), parse_budget(budget)
     make_agent(agent, steps_per_episode=2, episodes=episodes, seed=seed)  # a wrong name ends here, not after training
     layers = load_workload(network, seed, data).traced.layers
-    costs = cost_table(layers, accelerator)
+    costs = read_table(lut, len(layers)) if lut else cost_table(layers, accelerator)
     check_budget(limit, costs, lowest_bits, pinned_layers(len(layers), pin_ends))
     tune = FineTune(
         epochs=tune_epochs, learning_rate=tune_rate, images=tune_images, validation_images=validation_images
@@ -108,6 +113,7 @@ def command(
         "hardware": accelerator.model_dump_json(),
         "agent": agent,
         "budget": str(limit),
+        "lut": hashlib.sha256(costs.tobytes()).hexdigest() if lut else None,
         "episodes": episodes,
         "seed": seed,
         "lowest_bits": lowest_bits,
@@ -146,7 +152,7 @@ def command(
     reference = float_accuracy(workload.traced.graph_module, test)
     policy.save(directory / "policy.yaml")
     save_quantized(quantized, directory / "quantized.pt")
-    title = f"{agent} on {network}, {accelerator.name}, {limit}"
+    title = f"{agent} on {network}, {lut.name if lut else accelerator.name}, {limit}"
     learning_curve([row["reward"] for row in found.rows], title, directory / "learning_curve.png")
     bits_per_layer([layer.name for layer in layers], found.bits(), title, directory / "bits.png")
 
@@ -184,6 +190,7 @@ def command(
         "program_cycles": program_cycles,
         "cost_ratio": best["cost_ratio"],
         "budget": str(limit),
+        "lut": str(lut) if lut else None,
         "budget_used": best["budget_used"],
         "evaluations": len(environment.evaluations),
         "bits": found.bits(),

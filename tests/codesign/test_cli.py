@@ -54,6 +54,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 def bad_files(directory: Path) -> None:
     """The files that the table below names."""
     good = Policy.uniform("lenet", LENET.layers, 4, 4).as_yaml()
+    np.save(directory / "few.npy", np.ones((4, 8, 8)))
     (directory / "short.yaml").write_text("\n".join(good.splitlines()[:-1]) + "\n")
     (directory / "nine.yaml").write_text(good.replace("weights: {bits: 4", "weights: {bits: 9", 1))
     (directory / "field.yaml").write_text(good.replace("scheme", "skeem", 1))
@@ -132,6 +133,8 @@ def bad_files(directory: Path) -> None:
         ("cost --bits 4 --lut file/table.npy", "cannot write file/table.npy"),
         ("search --out file/run", "cannot write file/run"),
         ("export --bits 4 --out file/package", "cannot write file/package"),
+        ("search --lut none.npy --out run", "cannot read none.npy"),
+        ("search --lut few.npy --out run", "few.npy: expected a cost table of shape (5, 8, 8)"),
         ("search --budget latency=0.01", "cannot be reached: the lowest reachable is latency=0."),
         ("search --budget speed=0.5", "unknown budget metric 'speed'"),
         ("search --budget latency=many", "expected a number after 'latency='"),
@@ -194,6 +197,23 @@ def test_cost_agrees_with_the_table_that_it_writes(cli: Cli, tmp_path: Path) -> 
     assert result["energy_j"] is None
     assert result.keys() >= COMMON_KEYS | {"resources"}
     assert result["rtl_hash"] == rtl_hash(load_accelerator("bitserial-tiny"))
+
+
+def test_search_prices_by_the_table_it_is_given(cli: Cli, tmp_path: Path) -> None:
+    quick = "search --episodes 1 --train-epochs 1 --tune-epochs 0 --budget latency=0.5"
+    table = np.ones((5, 8, 8)) * np.arange(1, 9)[:, None]  # 40 at 8 bits; activations are free
+    np.save(tmp_path / "theirs.npy", table.astype(np.int64))
+    result = cli.json(f"{quick} --lut theirs.npy --out theirs")
+    assert result["lut"] == "theirs.npy"
+    assert result["cost"] == sum(w for w, _ in result["bits"]) <= 20
+    np.save(tmp_path / "theirs.npy", table + 1)
+    code, _, err = cli(f"{quick} --lut theirs.npy --out theirs --resume")
+    assert code == 2
+    assert "had other settings (lut " in err
+    cli("cost --bits 8 --lut ours.npy")
+    ours, by_file = (cli.json(f"{quick} --out {name}") for name in ("ours", "file --lut ours.npy"))
+    assert ours["cost"] == by_file["cost"]
+    assert ours["lut"] is None
 
 
 def test_cost_of_a_batch_is_that_of_the_larger_layers(cli: Cli) -> None:

@@ -124,6 +124,20 @@ def test_kernels_are_sorted_by_width_and_equal_ones_share_tiles(tiny):
     assert (work.kernels, work.segments) == ((1, 4, 0, 3, 6, 5, 2), ((8, 1), (2, 2), (0, 1)))
 
 
+def test_where_passes_read_channels_of_their_own_kernels_are_sorted_within_each(tiny):
+    widths = [k % 3 for k in range(140)]
+    plan = schedule(DEPTHWISE, widths, 4, tiny, output=PLANES)
+    starts = [(0, 64), (64, 128), (128, 140)]
+    assert [sorted(work.kernels) for work in plan.passes] == [list(range(*span)) for span in starts]
+    assert [work.channel_words for work in plan.passes] == [(0, 1), (1, 2), (2, 3)]  # not all words in every pass
+    for work in plan.passes:
+        assert [widths[kernel] for kernel in work.kernels] == sorted((widths[k] for k in work.kernels), reverse=True)
+        assert len(work.segments) == 3
+    left = schedule(DEPTHWISE, widths, 4, tiny).passes  # pruned kernels have no sums
+    assert [len(work.kernels) for work in left] == [64, 29]
+    assert all(work.segments[0][0] == 2 and len(work.segments) == 2 for work in left)
+
+
 def test_all_widths_at_once_fill_the_segments(tiny):
     layer = replace(LINEAR, out_channels=18)
     (work,) = schedule(layer, [k // 2 for k in range(18)], 4, tiny, output=VALUES).passes

@@ -9,7 +9,8 @@ from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
 from hardware.errors import InputError
 from hardware.layer import Layer
-from policies.budget import Budget, back_off, check_budget, parse_budget, total_cost
+from hardware.oracle import total_cost
+from policies.budget import Budget, back_off, check_budget, parse_budget
 
 FREE = np.zeros(3, dtype=bool)
 
