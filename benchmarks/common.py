@@ -1,4 +1,4 @@
-"""What the benchmarks share: the table they leave in docs/benchmarks, with the command that regenerates it."""
+"""What the benchmarks share: the table they leave in docs, with the command that regenerates it."""
 
 import os
 import platform
@@ -24,10 +24,10 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def write_report(name: str, title: str, text: Sequence[str]) -> None:
-    """Write ``docs/benchmarks/<name>.md``: title, paragraphs and tables, and how to make it again."""
+def write_report(name: str, title: str, text: Sequence[str], folder: Path = TABLES) -> None:
+    """Write ``<name>.md``: title, paragraphs and tables, and how to make it again."""
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     machine = f"codesign {version('codesign')}, Python {platform.python_version()}, {os.cpu_count()} cores"
     body = "\n\n".join([f"# {title}", *text, f"Made by `{command}` with {machine}."])
-    write_text(TABLES / f"{name}.md", body + "\n")
+    write_text(folder / f"{name}.md", body + "\n")
     print(body)

@@ -195,6 +195,8 @@ class _Inference(fx.Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is operator.add:
             return torch.from_numpy(add(args[0].numpy(), args[1].numpy()))
+        if target is F.relu6:
+            return args[0].clamp(0, 6 << self.network.fraction_bits)
         return super().call_function(target, args, kwargs)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:

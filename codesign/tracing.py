@@ -1,8 +1,8 @@
 """From a PyTorch network to its layers: symbolic trace, folding of batch norm, shapes and signs.
 
 The traced graph is brought to few forms, so that whoever walks it (fake quantization, integer inference) meets only
-layers, ``nn.AvgPool2d`` modules, and operations that do the same to integers as to floats: ``torch.relu``,
-``operator.add``, max pooling, flattening, slicing, zero padding. None of them works in place.
+layers, ``nn.AvgPool2d`` modules, ``F.relu6``, and operations that do the same to integers as to floats: ``torch.relu``,
+``operator.add``, ``torch.cat``, max pooling, flattening, slicing, zero padding. None of them works in place.
 """
 
 import operator
@@ -18,17 +18,19 @@ from hardware.errors import InputError
 from hardware.layer import Layer
 
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm after them, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), flatten/view/reshape, "
-    "addition, slicing, zero padding, Dropout and Identity"
+    "Conv2d, Linear, BatchNorm after them, ReLU, ReLU6, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d into equal parts, "
+    "flatten/view/reshape, addition, concatenation of channels, slicing, zero padding, Dropout and Identity"
 )
 _KINDS: dict[Any, str] = {
     **dict.fromkeys((nn.Conv2d, nn.Linear), "layer"),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), "batch norm"),
     **dict.fromkeys((nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
+    **dict.fromkeys((nn.ReLU6, F.relu6), "relu6"),
+    **dict.fromkeys((torch.cat, torch.concat), "concatenation"),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), "add"),
     **dict.fromkeys((nn.MaxPool2d, F.max_pool2d, torch.max_pool2d), "max pool"),
     **dict.fromkeys((nn.AvgPool2d, F.avg_pool2d), "average pool"),
-    **dict.fromkeys((nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d), "global average pool"),
+    **dict.fromkeys((nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d), "adaptive average pool"),
     **dict.fromkeys((nn.Flatten, torch.flatten, torch.reshape, "flatten", "view", "reshape"), "flatten"),
     **dict.fromkeys((nn.Dropout, nn.Dropout2d, nn.Identity, F.dropout, F.dropout2d, "contiguous"), "identity"),
     **dict.fromkeys(("size", getattr), "size"),
@@ -99,6 +101,10 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], signed_input: bool = 
     if not walk.layers:
         raise InputError("the network has no convolution and no linear layer: there is nothing to quantize.")
     for node, pool in walk.pools.items():
+        if pool.kernel_size == pool.stride == (1, 1):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph_module.graph.erase_node(node)
+            continue
         graph_module.add_module(f"pool_{node.name}", pool)
         _replace(node, "call_module", f"pool_{node.name}", node.all_input_nodes[:1])
     graph_module.graph.eliminate_dead_code()
@@ -150,6 +156,8 @@ def _simplify(graph_module: fx.GraphModule) -> None:
             graph_module.graph.erase_node(node)
         elif kind == "relu":
             _replace(node, "call_function", torch.relu, inputs)
+        elif kind == "relu6":
+            _replace(node, "call_function", F.relu6, inputs)
         elif kind == "add":
             operands = [argument for argument in node.args if isinstance(argument, fx.Node)]
             if len(operands) != 2 or node.kwargs:
@@ -211,10 +219,14 @@ class _Walk(fx.Interpreter):
         self.shapes[n] = self._shape(n, kind, result)
         if kind == "layer":
             self._note_layer(n, args[0])
-        elif kind in ("average pool", "global average pool"):
+        elif kind in ("average pool", "adaptive average pool"):
             self._note_pool(n, kind, result)
         elif kind == "add" and args[0].shape != args[1].shape:
             raise _refuse(n, f"tensors of shapes {tuple(args[0].shape)} and {tuple(args[1].shape)} cannot be added")
+        elif kind == "concatenation":
+            axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+            if result.ndim != 4 or axis not in (1, -3):
+                raise _refuse(n, "only the channels of images can be concatenated")
         elif kind == "pad":
             given = dict(zip(("mode", "value"), args[2:], strict=False)) | kwargs
             if given.get("mode", "constant") != "constant" or given.get("value"):
@@ -233,22 +245,22 @@ class _Walk(fx.Interpreter):
         if result.ndim == 4:
             return result.shape[1], result.shape[2], result.shape[3]
         before = {self.shapes[one] for one in node.all_input_nodes if one in self.shapes}
-        if kind in ("flatten", "relu", "add") and len(before) == 1:
+        if kind in ("flatten", "relu", "relu6", "add") and len(before) == 1:
             return before.pop()
         return result[0].numel(), 1, 1
 
     def _is_signed(self, node: fx.Node, kind: str) -> bool:
         if kind == "placeholder":
             return self.signed_input
-        return kind == "layer" or (kind != "relu" and any(self.signed.get(one, False) for one in node.all_input_nodes))
+        signed = any(self.signed.get(one, False) for one in node.all_input_nodes)
+        return kind == "layer" or (kind not in ("relu", "relu6") and signed)
 
     def _note_pool(self, node: fx.Node, kind: str, result: torch.Tensor) -> None:
-        if kind == "global average pool":
-            if result.shape[2:] != (1, 1):
-                raise _refuse(
-                    node, f"adaptive average pooling to {tuple(result.shape[2:])}; only to (1, 1) is supported"
-                )
-            self.pools[node] = nn.AvgPool2d(tuple(self.env[node.all_input_nodes[0]].shape[2:]))
+        if kind == "adaptive average pool":
+            before, after = (tuple(one.shape[2:]) for one in (self.env[node.all_input_nodes[0]], result))
+            if before[0] % after[0] or before[1] % after[1]:
+                raise _refuse(node, f"adaptive average pooling of {before} pixels to {after}, which are no equal parts")
+            self.pools[node] = nn.AvgPool2d((before[0] // after[0], before[1] // after[1]))
             return
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         options = {key: value for key, value in kwargs.items() if key != "input"}

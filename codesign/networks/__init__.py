@@ -4,22 +4,33 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from codesign.networks.alexnet import AlexNet
 from codesign.networks.lenet import LeNet
 from codesign.networks.mobilenetv1 import MobileNetV1
-from codesign.networks.resnet18 import ResNet18
+from codesign.networks.mobilenetv2 import MobileNetV2
+from codesign.networks.resnet import resnet18, resnet50
 from codesign.networks.resnet20 import ResNet20
+from codesign.networks.squeezenet import SqueezeNet
+from codesign.networks.vgg11 import VGG11
 from hardware.errors import InputError, unknown
 
 _NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "alexnet": (AlexNet, "imagenet"),
     "lenet": (LeNet, "digits"),
+    "mobilenetv1": (partial(MobileNetV1, imagenet=True), "imagenet"),
     "mobilenetv1-cifar": (MobileNetV1, "cifar10"),
-    "resnet18": (ResNet18, "imagenet"),
+    "mobilenetv2": (MobileNetV2, "imagenet"),
+    "resnet18": (resnet18, "imagenet"),
     "resnet20": (ResNet20, "cifar10"),
+    "resnet50": (resnet50, "imagenet"),
+    "squeezenet1_1": (SqueezeNet, "imagenet"),
+    "vgg11": (VGG11, "imagenet"),
 }
 """Name: what makes the network, and the data set, or at least the image format, that it was drawn for."""
 

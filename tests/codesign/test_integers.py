@@ -371,6 +371,35 @@ def test_networks_with_random_weights_run_in_integers(name, shape):
     assert np.abs(scores - expected).max() < 0.05 * np.abs(expected).max()
 
 
+def test_relu6_ends_at_six_and_concatenation_keeps_the_values(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1), nn.Linear(9, 2)
+            self.one.weight.data *= 20
+
+        def forward(self, x):
+            x = torch.cat((nn.functional.relu6(self.one(x)), self.two(x)), 1)
+            return self.last(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        traced = trace(Net(), (3, 9, 8))
+    quantized = QuantizedNetwork(traced, Policy.uniform("n", traced.layers, 8, 8), Calibration(traced, images))
+    network = IntegerNetwork(quantized.eval())
+    run = network.run(images[:2], record=True)
+    six = 6 << network.fraction_bits
+    ones, twos = (network.layers[name].values(one.sums) for name, one in zip(("one", "two"), run.layers, strict=False))
+    assert ones.min() < 0
+    assert ones.max() > six
+    (clipped,) = (values for name, values in run.values.items() if name.startswith("relu6"))
+    assert np.array_equal(clipped, ones.clip(0, six))
+    assert np.array_equal(run.values["cat"], np.concatenate([ones.clip(0, six), twos], axis=1))
+    with torch.no_grad():
+        expected = quantized(images[:2]).numpy()
+    np.testing.assert_allclose(run.scores * 2.0**-network.fraction_bits, expected, atol=0.05 * np.abs(expected).max())
+
+
 def test_constants_are_taken_when_the_network_is_made(residual, images):
     quantized = residual(4, 4)
     network = IntegerNetwork(quantized)

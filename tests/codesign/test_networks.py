@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -8,7 +9,10 @@ from torch import nn
 from codesign.networks import create_network, default_data, load_weights, network_names
 from codesign.networks.mobilenetv1 import MobileNetV1
 from codesign.tracing import trace
+from hardware.accelerator import load_accelerator
+from hardware.cost import PRICED_OUTPUT
 from hardware.errors import InputError
+from hardware.schedule import schedule
 
 
 @pytest.mark.parametrize(
@@ -16,8 +20,15 @@ from hardware.errors import InputError
     [
         ("lenet", (2, 1, 8, 8), 10, 6_266),
         ("mobilenetv1-cifar", (2, 3, 32, 32), 10, 543_050),
-        ("resnet18", (2, 3, 64, 64), 1000, 11_689_512),  # as torchvision publishes
         ("resnet20", (2, 3, 32, 32), 10, 269_722),
+        # As torchvision publishes, but for MobileNet-V1, which it does not have.
+        ("alexnet", (2, 3, 64, 64), 1000, 61_100_840),
+        ("mobilenetv1", (2, 3, 64, 64), 1000, 4_231_976),
+        ("mobilenetv2", (2, 3, 64, 64), 1000, 3_504_872),
+        ("resnet18", (2, 3, 64, 64), 1000, 11_689_512),
+        ("resnet50", (2, 3, 64, 64), 1000, 25_557_032),
+        ("squeezenet1_1", (2, 3, 64, 64), 1000, 1_235_496),
+        ("vgg11", (2, 3, 64, 64), 1000, 132_863_336),
     ],
 )
 def test_built_in_network_scores_its_classes(name, shape, classes, parameters):
@@ -26,20 +37,119 @@ def test_built_in_network_scores_its_classes(name, shape, classes, parameters):
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
-def test_resnet18_has_torchvisions_keys_and_multiplications():
-    network = create_network("resnet18", seed=0)
-    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    expected = {"conv1.weight", "fc.weight", "fc.bias", *(f"bn1.{k}" for k in norm)}
-    for stage, block in product((1, 2, 3, 4), (0, 1)):
-        here = f"layer{stage}.{block}"
-        for number in (1, 2):
-            expected |= {f"{here}.conv{number}.weight", *(f"{here}.bn{number}.{k}" for k in norm)}
-        if stage > 1 and block == 0:
-            expected |= {f"{here}.downsample.0.weight", *(f"{here}.downsample.1.{k}" for k in norm)}
-    assert set(network.state_dict()) == expected
-    layers = trace(network, (3, 224, 224)).layers
-    assert sum(layer.macs for layer in layers) == 1_814_073_344  # 1.81 billion, as torchvision publishes
-    assert (layers[0].out_height, layers[1].in_height, layers[-2].out_height) == (112, 56, 7)
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def with_bias(*names):
+    return {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+
+
+def normed(*pairs):
+    """Keys of convolutions without bias and of the batch norms behind them."""
+    return {f"{layer}.weight" for layer, _ in pairs} | {f"{norm}.{part}" for _, norm in pairs for part in NORM}
+
+
+def resnet_keys(convolutions, depths, projected_stages):
+    expected = normed(("conv1", "bn1")) | with_bias("fc")
+    for stage, depth in enumerate(depths, start=1):
+        for block in range(depth):
+            here = f"layer{stage}.{block}"
+            expected |= normed(*((f"{here}.conv{n}", f"{here}.bn{n}") for n in range(1, convolutions + 1)))
+            if stage in projected_stages and block == 0:
+                expected |= normed((f"{here}.downsample.0", f"{here}.downsample.1"))
+    return expected
+
+
+def mobilenetv2_keys():
+    expected = normed(("features.0.0", "features.0.1"), ("features.18.0", "features.18.1"))
+    expected |= normed(("features.1.conv.0.0", "features.1.conv.0.1"), ("features.1.conv.1", "features.1.conv.2"))
+    for block in range(2, 18):
+        here = f"features.{block}.conv"
+        expected |= normed((f"{here}.0.0", f"{here}.0.1"), (f"{here}.1.0", f"{here}.1.1"), (f"{here}.2", f"{here}.3"))
+    return expected | with_bias("classifier.1")
+
+
+def squeezenet_keys():
+    fires = product((3, 4, 6, 7, 9, 10, 11, 12), ("squeeze", "expand1x1", "expand3x3"))
+    return with_bias("features.0", "classifier.1", *(f"features.{number}.{part}" for number, part in fires))
+
+
+def plain_keys(features, classifier):
+    """Of a network of two sequences without batch norm, from the places of their layers."""
+    return with_bias(*(f"features.{i}" for i in features), *(f"classifier.{i}" for i in classifier))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "shapes"),
+    [
+        (
+            "alexnet",
+            plain_keys((0, 3, 6, 8, 10), (1, 4, 6)),
+            {
+                "features.0.weight": (64, 3, 11, 11),
+                "classifier.1.weight": (4096, 9216),
+            },
+        ),
+        (
+            "vgg11",
+            with_bias(
+                *(f"features.{i}" for i in (0, 3, 6, 8, 11, 13, 16, 18)), *(f"classifier.{i}" for i in (0, 3, 6))
+            ),
+            {"features.8.weight": (256, 256, 3, 3), "classifier.0.weight": (4096, 25088)},
+        ),
+        ("resnet18", resnet_keys(2, (2, 2, 2, 2), (2, 3, 4)), {"layer2.0.downsample.0.weight": (128, 64, 1, 1)}),
+        (
+            "resnet50",
+            resnet_keys(3, (3, 4, 6, 3), (1, 2, 3, 4)),
+            {"layer1.0.downsample.0.weight": (256, 64, 1, 1), "layer4.2.conv3.weight": (2048, 512, 1, 1)},
+        ),
+        (
+            "squeezenet1_1",
+            squeezenet_keys(),
+            {"features.12.squeeze.weight": (64, 512, 1, 1), "features.9.expand3x3.weight": (192, 48, 3, 3)},
+        ),
+        (
+            "mobilenetv2",
+            mobilenetv2_keys(),
+            {"features.2.conv.1.0.weight": (96, 1, 3, 3), "features.17.conv.2.weight": (320, 960, 1, 1)},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_parameters_have_torchvisions_names_and_shapes(name, expected, shapes):
+    state = create_network(name, seed=0).state_dict()
+    assert set(state) == expected
+    assert {key: tuple(state[key].shape) for key in shapes} == shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "macs", "published"),  # billions: torchvision's tables, MobileNet-V1's paper
+    [
+        ("alexnet", 8, 714_188_480, 0.714),
+        ("mobilenetv1", 28, 568_740_352, 0.569),
+        ("mobilenetv2", 53, 300_774_272, 0.301),
+        ("resnet18", 21, 1_814_073_344, 1.814),
+        ("resnet50", 54, 4_089_184_256, 4.089),
+        ("squeezenet1_1", 26, 349_151_936, 0.349),
+        ("vgg11", 11, 7_609_090_048, 7.609),
+    ],
+)
+def test_imagenet_networks_have_the_published_layers_and_multiplications(name, count, macs, published):
+    traced = trace(create_network(name, seed=0), (3, 224, 224))
+    layers = traced.layers
+    assert (len(layers), sum(layer.macs for layer in layers)) == (count, macs)
+    assert round(macs / 1e9, 3) == published
+    assert (layers[0].in_channels, layers[-1].out_channels) == (3, 1000)
+    assert layers[0].signed_activations
+    last_images = {"alexnet": 13, "squeezenet1_1": 13, "vgg11": 14}.get(name, 7)
+    assert [layer.out_height for layer in layers if layer.kind == "conv"][-1] == last_images
+    if name == "alexnet":
+        assert [(layer.in_channels, layer.kernel) for layer in layers[-3:-1]] == [(256, (6, 6)), (4096, (1, 1))]
+    if name.startswith("mobilenet"):
+        assert sum(layer.groups == layer.in_channels for layer in layers) == (13 if name == "mobilenetv1" else 17)
+    for hardware, batch in (("bitserial-edge", 1), ("bitserial-cloud", 16)):  # at 8 bits every layer fits
+        for layer in layers:
+            assert schedule(replace(layer, images=batch), 8, 8, load_accelerator(hardware), output=PRICED_OUTPUT).passes
 
 
 def test_mobilenet_alternates_depthwise_and_pointwise_and_has_a_width():
@@ -87,10 +197,11 @@ def test_seed_gives_the_weights_and_leaves_the_global_state():
 
 
 def test_names_and_default_data():
-    assert network_names() == ["lenet", "mobilenetv1-cifar", "resnet18", "resnet20"]
+    imagenet = ["alexnet", "mobilenetv1", "mobilenetv2", "resnet18", "resnet50", "squeezenet1_1", "vgg11"]
+    assert network_names() == sorted(["lenet", "mobilenetv1-cifar", "resnet20", *imagenet])
     assert default_data("lenet") == "digits"
     assert default_data("resnet20") == default_data("mobilenetv1-cifar") == "cifar10"
-    assert default_data("resnet18") == "imagenet"
+    assert {default_data(name) for name in imagenet} == {"imagenet"}
     assert default_data("torch.nn:Identity") is None
 
 

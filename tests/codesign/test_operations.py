@@ -202,6 +202,8 @@ REFUSED = [
     (lambda net, x: F.relu(x), 144, "it reads the image itself"),
     (lambda net, x: F.pad(x, (1, 1)), 3 * 60, "it reads the image itself"),
     (lambda net, x: x[:, :, ::2], 72, "it reads the image itself"),
+    (lambda net, x: F.relu6(net.one(x)), 192, "it is a relu6"),
+    (lambda net, x: torch.cat((net.one(x), net.two(x)), 1), 384, "it is a concatenation"),
 ]
 
 

@@ -46,6 +46,12 @@ SAME_RESULT = {
     "average pools": lambda m, x: scores(F.avg_pool2d(m.average(m.conv(x)), kernel_size=2, stride=1)),
     "average pool over size()": lambda m, x: over_size(m.conv(x)).view(x.size(0), -1),
     "adaptive module and flatten module": lambda m, x: m.flat(m.adaptive(m.conv(x))),
+    "adaptive into equal parts": lambda m, x: F.adaptive_avg_pool2d(m.conv(x), (2, 3)).flatten(1),
+    "adaptive that changes nothing": lambda m, x: F.adaptive_avg_pool2d(F.relu(m.conv(x)), (8, 6)).flatten(1),
+    "relu6 module and function": lambda m, x: scores(F.relu6(m.loud(x)) + m.six(m.conv(x))),
+    "concatenation of channels": lambda m, x: scores(
+        torch.cat((torch.concat([m.conv(x), x], dim=1), F.relu(m.other(x))), -3)
+    ),
     "reshape by shape": lambda m, x: m.conv(x).reshape(x.shape[0], -1),
     "additions": lambda m, x: scores(
         torch.add(operator.iadd(m.conv(x) + m.other(x), m.third(x)), m.fourth(x).add(x0(x)))
@@ -69,8 +75,12 @@ def x0(x):
 
 def modules():
     torch.manual_seed(0)
+    loud = nn.Conv2d(2, 4, 1)
+    loud.weight.data *= 20  # beyond ReLU6's 6
     return {
+        "loud": loud,
         "act": nn.ReLU(inplace=True),
+        "six": nn.ReLU6(inplace=True),
         "pool": nn.MaxPool2d(3, 2, padding=1),
         "average": nn.AvgPool2d((2, 1)),
         "adaptive": nn.AdaptiveAvgPool2d((1, 1)),
@@ -155,19 +165,22 @@ def test_layers_of_resnet20_have_the_shapes_that_run():
 
 def test_signs_follow_the_structure():
     def forward(m, x):
-        a = F.relu(m.conv(x))  # conv sees the image
+        a = F.relu6(m.conv(x))  # conv sees the image
         b = m.b(F.max_pool2d(a, 2))  # unsigned
         c = m.c(b)  # signed: straight from a layer
         d = m.d(F.relu(c) + F.relu(b))  # unsigned plus unsigned
         e = m.e(F.relu(d) + b)  # unsigned plus signed
         f = m.f(F.pad(F.relu(e)[:, :, ::2], (1, 1)))
-        return m.g(F.avg_pool2d(f, 2).flatten(1))  # signed through pool and flatten
+        h = m.h(torch.cat((F.relu(f), a[:, :, ::4, :5]), 1))  # unsigned beside unsigned
+        i = m.i(torch.cat((F.relu(h), f), 1))  # unsigned beside signed
+        return m.g(F.avg_pool2d(i, 2).flatten(1))  # signed through pool and flatten
 
-    layers = {name: nn.Conv2d(4, 4, 1) for name in "bcdef"}
+    layers = {name: nn.Conv2d(4, 4, 1) for name in "bcdef"} | {name: nn.Conv2d(8, 4, 1) for name in "hi"}
     network = Net(forward, **layers, g=nn.Linear(4 * 1 * 2, 2))
     for signed_input in (True, False):
         signs = {x.name: x.signed_activations for x in trace(network, (2, 8, 6), signed_input).layers}
-        assert signs == {"conv": signed_input, "b": False, "c": True, "d": False, "e": True, "f": False, "g": True}
+        signed = {"conv": signed_input, "c": True, "e": True, "g": True, "i": True}
+        assert signs == dict.fromkeys("bdfh", False) | signed
 
 
 FLATTENED = {
@@ -236,7 +249,15 @@ REFUSED = {
         lambda m, x: scores(F.avg_pool2d(m.conv(x), 2, padding=1)),
         "average pooling with padding",
     ),
-    "adaptive to 2x2": (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 2).flatten(1), "adaptive average pooling"),
+    "adaptive to unequal parts": (
+        lambda m, x: F.adaptive_avg_pool2d(m.conv(x), (2, 4)).flatten(1),
+        r"adaptive average pooling of \(8, 6\) pixels to \(2, 4\), which are no equal parts",
+    ),
+    "concatenated rows": (lambda m, x: scores(torch.cat((m.conv(x), m.other(x)), 2)), "only the channels of images"),
+    "concatenated features": (
+        lambda m, x: torch.cat((m.conv(x).flatten(1), x.flatten(1)), 1),
+        "only the channels of images",
+    ),
     "index": (lambda m, x: m.conv(x)[:, :, 0, 0], "slices"),
     "mixed images": (lambda m, x: m.conv(x).view(-1, 4), "keep the images|expected one tensor"),
     "four-axis scores": (lambda m, x: m.conv(x), r"expected \(images, classes\)"),
