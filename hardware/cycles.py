@@ -44,7 +44,15 @@ def program_cycles(passes: tuple[Pass, ...], memory: Memory) -> int:
     known: dict[tuple[Any, ...], tuple[int, int]] = {}
     for one in passes:
         # Parts of a grouped layer differ in which channels they read and write only.
-        alike = (one.segments, one.pixel_words, one.column_tiles, one.operation, one.output, one.group_tiles, one.kernel)
+        alike = (
+            one.segments,
+            one.pixel_words,
+            one.column_tiles,
+            one.operation,
+            one.output,
+            one.group_tiles,
+            one.kernel,
+        )
         key = (*alike, one.activation_bits, one.last_columns, one.lhs_resident, one.dense_rows, channel_free)
         if len(passes) == 1 or key not in known:
             known[key] = pass_cycles(one, memory, channel_free)
