@@ -20,7 +20,7 @@ PARTS = ("array", "buffers", "rest")
 """What is told apart: the array, the operand buffers (registers and wires; block RAM is counted apart), all else."""
 ARRAY_FEATURES = ("cycles", *NAMES)
 BUFFER_FEATURES = ("cycles", "lhs", "rhs", "words_read")
-REST_FEATURES = ("cycles", "steps", "tiles", "words_read", "words_written", "requantized", "vector_steps")
+REST_FEATURES = ("cycles", "steps", "tiles", "lhs", "rhs", "words_read", "words_written", "requantized", "vector_steps")
 FEATURES = {"array": ARRAY_FEATURES, "buffers": BUFFER_FEATURES, "rest": REST_FEATURES}
 """By part, what its switching is fitted to: cycles, expected switching, and events of `hardware.cost.Events`."""
 
