@@ -12,7 +12,6 @@ from codesign.requantized import RequantizedLayer, lower_requantized, random_rul
 from codesign.sampling import random_operands
 from codesign.tensors import bit_planes
 from hardware.accelerator import Accelerator
-from hardware.cost import Events, pass_events
 from hardware.cycles import layer_cycles
 from hardware.energy import (
     BLOCK_RAM_PICOJOULES,
@@ -26,7 +25,7 @@ from hardware.energy import (
 from hardware.errors import InputError
 from hardware.operands import Operands
 from hardware.schedule import Output, Schedule
-from hardware.switching import NAMES, Densities, switching
+from hardware.switching import Densities
 from rtl.verilog import gateware_hash
 from sim.activity import REST, Activity, measure_activity
 from sim.job import Job
@@ -175,11 +174,14 @@ def _draw(rng: np.random.Generator, accelerator: Accelerator, number: int) -> Sa
         operands = _with_data(rng, operands, data)
         output = OUTPUTS[int(rng.integers(len(OUTPUTS)))]
         lowered: LoweredLayer | RequantizedLayer
-        if output.sums:
-            lowered = lower(operands, accelerator)
-        else:
-            rules = random_rules(rng, operands, reference_sums(operands), output.plane_bits)
-            lowered = lower_requantized(operands, accelerator, output, rules)
+        try:
+            if output.sums:
+                lowered = lower(operands, accelerator)
+            else:
+                rules = random_rules(rng, operands, reference_sums(operands), output.plane_bits)
+                lowered = lower_requantized(operands, accelerator, output, rules)
+        except InputError:  # with constants it does not fit the weight buffer
+            continue
         plan = lowered.schedule
         cycles = layer_cycles(plan)
         if not CYCLES[0] <= cycles <= CYCLES[1]:
@@ -192,16 +194,7 @@ def _draw(rng: np.random.Generator, accelerator: Accelerator, number: int) -> Sa
             cycle_limit=2 * cycles + 10_000,
             write_range=(lowered.result_address, len(lowered.image)),
         )
-        return Sample(operands, data, plan, job, expected_features(plan, densities(operands)))
-
-
-def expected_features(plan: Schedule, known: Densities) -> dict[str, float]:
-    """Features of a layer, but for its cycles."""
-    expected, events = np.zeros(len(NAMES)), Events()
-    for work in plan.passes:
-        expected += switching(work, plan.layer, known)
-        events += pass_events(work, plan.layer)
-    return feature_values(expected, events, 0)
+        return Sample(operands, data, plan, job, feature_values(plan, densities(operands), 0)[0])
 
 
 DATA = ("uniform", "normal", "sparse")

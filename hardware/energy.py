@@ -18,11 +18,15 @@ from hardware.switching import NAMES, Densities, switching
 
 PARTS = ("array", "buffers", "rest")
 """What is told apart: the array, the operand buffers (registers and wires; block RAM is counted apart), all else."""
-ARRAY_FEATURES = ("cycles", *NAMES)
+ARRAY_FEATURES = ("cycles", "unit_steps", "unit_tiles", "row_pins", "column_pins", "ones", "carries", "counts")
 BUFFER_FEATURES = ("cycles", "lhs", "rhs", "words_read")
 REST_FEATURES = ("cycles", "steps", "tiles", "lhs", "rhs", "words_read", "words_written", "requantized", "vector_steps")
 FEATURES = {"array": ARRAY_FEATURES, "buffers": BUFFER_FEATURES, "rest": REST_FEATURES}
-"""By part, what its switching is fitted to: cycles, expected switching, and events of `hardware.cost.Events`."""
+"""By part, what its switching is fitted to: cycles, expected switching, and events of `hardware.cost.Events`.
+
+A step of a dot-product unit is a ``unit_step``; an operand bit of a row that toggles does so at all columns' units
+(``row_pins``), one of a column at all rows' (``column_pins``).
+"""
 
 
 @dataclass(frozen=True)
@@ -123,19 +127,20 @@ def load_energy(hardware: str) -> EnergyCalibration | None:
     return EnergyCalibration.from_yaml(path) if path.exists() else None
 
 
-def feature_values(expected: np.ndarray, events: Events, cycles: float) -> dict[str, float]:
-    """Everything that `FEATURES` names.
-
-    Parameters
-    ----------
-    expected:
-        Of `hardware.switching.switching`, summed over passes.
-    """
+def feature_values(plan: Schedule, densities: Densities, cycles: float) -> tuple[dict[str, float], Events]:
+    """Everything that `FEATURES` names, of a layer, and its events."""
+    expected, events = np.zeros(len(NAMES)), Events()
+    for work in plan.passes:
+        expected += switching(work, plan.layer, densities)
+        events += pass_events(work, plan.layer)
     named = dict(zip(NAMES, map(float, expected), strict=True))
+    array = plan.accelerator.array
+    named |= {"unit_steps": array.dm * array.dn * named["steps"], "unit_tiles": array.dm * array.dn * named["tiles"]}
+    named |= {"row_pins": array.dn * named["lhs"], "column_pins": array.dm * named["rhs"]}
     counted = {
         name: float(getattr(events, name)) for name in ("words_read", "words_written", "requantized", "vector_steps")
     }
-    return named | counted | {"cycles": float(cycles)}
+    return named | counted | {"cycles": float(cycles)}, events
 
 
 def layer_energy(plan: Schedule, cycles: int, densities: Densities, calibration: EnergyCalibration) -> Energy:
@@ -148,11 +153,7 @@ def layer_energy(plan: Schedule, cycles: int, densities: Densities, calibration:
     densities:
         Of the layer's operands, see `typical_densities` if they are not known.
     """
-    expected, events = np.zeros(len(NAMES)), Events()
-    for work in plan.passes:
-        expected += switching(work, plan.layer, densities)
-        events += pass_events(work, plan.layer)
-    values = feature_values(expected, events, cycles)
+    values, events = feature_values(plan, densities, cycles)
     pins = [toggled_pins(part, values, calibration) for part in PARTS]
     clock = 2 * calibration.clock_pins * cycles
     rams = calibration.block_rams * cycles
