@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from codesign.lowering import lower
+from codesign.stalls import expected_cycles, hesitation
 from hardware.accelerator import Accelerator, Memory
 from hardware.cycles import layer_cycles
 from hardware.operands import Operands
+from sim.job import Stalls
 from sim.run import Job, MachineError, simulate_jobs
 
 
@@ -51,24 +53,46 @@ class Execution:
 def run_on_rtl(
     work: Sequence[Operands],
     accelerator: Accelerator,
-    memory: Memory | None = None,
+    memory: Memory | Sequence[Memory] | None = None,
     waves: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    stalls: Sequence[Stalls] = (),
 ) -> Execution:
     """Run every layer as a program of its own, one after the other, in one simulator process.
 
-    Parameters are those of `sim.run.simulate_jobs`. A layer whose kernels are all pruned is not run:
-    its sums are 0 and cost nothing.
+    A layer whose kernels are all pruned is not run: its sums are 0 and cost nothing.
+
+    Parameters
+    ----------
+    memory:
+        Latency and bandwidth, if not the accelerator's own; of all layers, or of each.
+    waves, progress:
+        See `sim.run.simulate_jobs`.
+    stalls:
+        How the memory hesitates, one for each layer, all channels alike; the model then counts what is expected of it,
+        see `codesign.stalls`.
     """
     lowered = [lower(operands, accelerator) for operands in work]
-    model = [layer_cycles(one.schedule, memory) for one in lowered]
+    memories = memory if isinstance(memory, Sequence) else [memory] * len(lowered)
+    stalls = stalls or [Stalls()] * len(lowered)
+    model = [
+        layer_cycles(one.schedule, its)
+        if not hesitation(stall)
+        else round(expected_cycles(one.schedule, its or accelerator.memory, hesitation(stall)))
+        for one, its, stall in zip(lowered, memories, stalls, strict=True)
+    ]
     jobs = [
-        # A machine that needs several times the model's cycles has hung; end it long before the user gives up.
-        Job(one.image, 0, one.result_address, one.result_words, cycle_limit=4 * cycles + 100_000)
-        for one, cycles in zip(lowered, model, strict=True)
+        Job(
+            *(one.image, 0, one.result_address, one.result_words),
+            # A machine that needs several times the model's cycles has hung; end it long before the user gives up.
+            cycle_limit=4 * cycles + 100_000,
+            memory=its,
+            stalls=stall,
+        )
+        for one, cycles, its, stall in zip(lowered, model, memories, stalls, strict=True)
         if one.result_words
     ]
-    simulated = simulate_jobs(jobs, accelerator, memory=memory, waves=waves, progress=progress)
+    simulated = simulate_jobs(jobs, accelerator, waves=waves, progress=progress)
     outcomes = iter(simulated.outcomes)
     results = []
     for one, cycles in zip(lowered, model, strict=True):

@@ -1,7 +1,8 @@
-"""Pictures of a search: the learning curve and the bits per layer."""
+"""Pictures: learning curve and bits per layer of a search, model against RTL and errors of a calibration."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,6 +36,34 @@ def bits_per_layer(names: Sequence[str], bits: Sequence[tuple[int, int]], title:
     axes.set(ylabel="bits", ylim=(0, 9))
     axes.set_title(title, parse_math=False)
     axes.legend(loc="upper right", ncols=2)
+    _save(figure, path)
+
+
+def model_against_rtl(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """Cycles of the model over those of the RTL, a colour for each number of ports (`codesign.calibrate`), as PNG."""
+    figure, axes = plt.subplots(figsize=(5.5, 5), layout="constrained")
+    for ports in dict.fromkeys(row["ports"] for row in rows):
+        mine = [row for row in rows if row["ports"] == ports]
+        points = ([row[key] for row in mine] for key in ("rtl_cycles", "model_cycles"))
+        axes.plot(*points, ".", alpha=0.5, label=f"{ports} port{'s' if ports > 1 else ''}")
+    both = [row[key] for row in rows for key in ("rtl_cycles", "model_cycles")]
+    axes.plot([min(both), max(both)], [min(both), max(both)], "k-", linewidth=0.8, zorder=0, label="equal")
+    axes.set(xscale="log", yscale="log", aspect="equal", xlabel="RTL, cycles", ylabel="model, cycles")
+    axes.set_title(title, parse_math=False)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def error_histogram(errors: np.ndarray, title: str, path: Path) -> None:
+    """How often which relative error, machine minus model, came, as PNG."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.hist(100 * errors, bins=min(40, max(5, len(errors) // 5)))
+    axes.axvline(100 * float(errors.mean()), color="k", linewidth=0.8, label="mean")
+    axes.set(xlabel="machine minus model, % of the machine's cycles", ylabel="layers")
+    axes.set_title(title, parse_math=False)
+    axes.legend()
+    axes.grid(alpha=0.3)
     _save(figure, path)
 
 

@@ -87,6 +87,8 @@ class Job:
         Reset machine and memory first; otherwise they are as the job before left them.
     may_hang:
         A machine that hangs is an outcome, not a `sim.run.MachineError`.
+    memory:
+        Latency and bandwidth, if not those of the other jobs.
     """
 
     image: np.ndarray
@@ -104,9 +106,11 @@ class Job:
     intrusion: Intrusion | None = None
     reset: bool = True
     may_hang: bool = False
+    memory: Memory | None = None
 
     def parameters(self, memory: Memory) -> dict[str, int]:
-        """The bench's public signals, by name."""
+        """The bench's public signals, by name; ``memory`` is that of a job without its own."""
+        memory = self.memory or memory
         words = len(self.image)
         low, high = self.write_range or (0, words)
         stalls, error, stop, intrusion = self.stalls, self.bus_error, self.bus_stop, self.intrusion

@@ -57,7 +57,7 @@ def simulate_jobs(
     Parameters
     ----------
     memory:
-        Latency and bandwidth, if not the accelerator's own.
+        Latency and bandwidth, if not the accelerator's own, of the jobs that have none of their own.
     waves:
         A wave file to write, ``.vcd`` or ``.fst`` (smaller, but needs the system's liblz4-dev).
     progress:
@@ -141,8 +141,8 @@ def _run(executable: Path, directory: Path, waves: Path | None, progress: Callab
         try:
             while process.poll() is None:
                 time.sleep(0.02)
-                if progress and (counter := directory / "progress").exists():
-                    progress(int(counter.read_text() or 0))
+                if progress and (counter := directory / "progress").exists() and (done := counter.read_text()):
+                    progress(int(done))  # empty: just being written
         finally:
             process.kill()
             process.wait()

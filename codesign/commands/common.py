@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hardware.accelerator import Accelerator
+from codesign.cycle_calibration import check_cycle_calibration
+from hardware.accelerator import Accelerator, load_accelerator
 from hardware.errors import InputError
 from hardware.files import check_writable, write_text
 from rtl.verilog import rtl_hash
@@ -94,6 +95,20 @@ def table(title: str, *columns: str) -> Table:
     for number, column in enumerate(columns):
         made.add_column(column, justify="right" if number else "left")
     return made
+
+
+def priced_accelerator(hardware: str) -> Accelerator:
+    """The accelerator of a command that goes by the cycle model: a note if it has no calibration.
+
+    Raises
+    ------
+    InputError
+        There is no such accelerator, or its calibration is stale.
+    """
+    accelerator = load_accelerator(hardware)
+    if lacking := check_cycle_calibration(accelerator):
+        note(lacking)
+    return accelerator
 
 
 def parse_bits(text: str) -> tuple[int, int]:

@@ -17,11 +17,12 @@ from codesign.commands.common import (
     bits_text,
     out,
     parse_bits,
+    priced_accelerator,
     say,
     table,
 )
 from codesign.workload import choose_policy, load_workload
-from hardware.accelerator import Accelerator, load_accelerator
+from hardware.accelerator import Accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.cycles import layer_cycles
 from hardware.files import check_writable
@@ -49,7 +50,7 @@ def command(
     result = Result("cost", json)
     if lut:
         check_writable(lut)
-    accelerator = load_accelerator(hardware)
+    accelerator = priced_accelerator(hardware)
     workload = load_workload(network, seed=0, data=data)
     layers = [replace(layer, images=batch) for layer in workload.traced.layers]
     if lut:

@@ -20,6 +20,7 @@ from codesign.commands.common import (
     WeightsOption,
     note,
     out,
+    priced_accelerator,
     progress_bar,
     say,
     table,
@@ -33,7 +34,6 @@ from codesign.search import CHECKPOINT, check_directory, search
 from codesign.training import FineTune, FineTuneEvaluator, train
 from codesign.training import accuracy as float_accuracy
 from codesign.workload import load_workload, save_quantized
-from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
 from hardware.errors import InputError
 from hardware.files import check_writable
@@ -99,7 +99,7 @@ def command(
     result = Result("search", json)
     torch.set_num_threads(threads)
     check_writable(directory / "policy.yaml")
-    accelerator, limit = load_accelerator(hardware), parse_budget(budget)
+    limit, accelerator = parse_budget(budget), priced_accelerator(hardware)
     make_agent(agent, steps_per_episode=2, episodes=episodes, seed=seed)  # a wrong name ends here, not after training
     layers = load_workload(network, seed, data).traced.layers
     costs = read_table(lut, len(layers)) if lut else cost_table(layers, accelerator)

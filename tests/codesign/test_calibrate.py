@@ -6,15 +6,27 @@ import numpy as np
 import pytest
 from amaranth.back import verilog
 
-from codesign.calibrate import calibrate
+from codesign.calibrate import calibrate, draw_samples, relative_errors, residual_table, variants
 from codesign.sampling import random_operands
+from codesign.stalls import expected_cycles, hesitation, uniform_stalls
+from hardware.accelerator import Accelerator, Memory
 from hardware.cycles import layer_cycles
 from hardware.errors import InputError
-from hardware.schedule import schedule
+from hardware.operands import Operands
+from hardware.schedule import Schedule, schedule
 from rtl.accelerator import BitSerialAccelerator
 from rtl.popcount import Popcount
 from rtl.verilog import TOP
+from sim.job import Stalls
 from sim.reference import reference_sums
+
+
+def plan_of(operands: Operands, accelerator: Accelerator) -> Schedule:
+    """The schedule of a random layer."""
+    return schedule(
+        *(operands.layer, operands.weight_bits, operands.activation_bits, accelerator),
+        *(operands.signed_weights, operands.bipolar),
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])
@@ -40,8 +52,7 @@ def test_rows_tell_the_layer_its_bits_and_both_counts(tiny):
         assert row["signed"] == [operands.signed_weights, layer.signed_activations]
         assert f" d{layer.dilation[0]}x{layer.dilation[1]} g{layer.groups} images{layer.images}" in row["layer"]
         assert row["bipolar"] == operands.bipolar
-        plan = schedule(layer, widths, operands.activation_bits, tiny, operands.signed_weights, operands.bipolar)
-        assert row["rtl_cycles"] == row["model_cycles"] == layer_cycles(plan)
+        assert row["rtl_cycles"] == row["model_cycles"] == layer_cycles(plan_of(operands, tiny))
         assert row["mismatches"] == 0
 
 
@@ -66,6 +77,114 @@ def test_a_model_that_is_a_cycle_off_is_found(tiny, monkeypatch):
     report = calibrate(tiny, samples=4, seed=0)
     assert (report["max_abs_cycle_error"], report["mean_abs_cycle_error"]) == (3, 1.0)
     assert report["output_mismatches"] == 0
+
+
+def test_every_layer_has_a_latency_of_its_own(tiny):
+    plain, report = (calibrate(tiny, samples=12, seed=3, latencies=span) for span in (None, (0, 200)))
+    assert {row["latency"] for row in plain["rows"]} == {tiny.memory.latency}
+    latencies = [row["latency"] for row in report["rows"]]
+    assert len(set(latencies)) > 8
+    assert 0 <= min(latencies) < 50 < 150 < max(latencies) <= 200
+    assert [row["layer"] for row in plain["rows"]] == [row["layer"] for row in report["rows"]]
+    assert [row["rtl_cycles"] for row in plain["rows"]] != [row["rtl_cycles"] for row in report["rows"]]
+    assert (report["max_abs_cycle_error"], report["output_mismatches"]) == (0, 0)
+    for (operands, memory), row in zip(draw_samples(tiny, 12, 3, (0, 200)), report["rows"], strict=True):
+        assert memory.latency == row["latency"]
+        assert layer_cycles(plan_of(operands, tiny), memory) == row["rtl_cycles"]
+
+
+@pytest.mark.slow  # compiles a machine with two ports
+def test_machines_with_one_port_and_two_are_measured_one_after_the_other(tiny):
+    counts: list[int] = []
+    report = calibrate(tiny, 10, 0, counts.append, latencies=(0, 100), ports=(2, 1, 4, 2))
+    assert [row["ports"] for row in report["rows"]] == [2] * 10 + [1] * 10
+    assert report["samples"] == counts[-1] == 20
+    assert counts == sorted(counts)
+    assert (report["max_abs_cycle_error"], report["output_mismatches"]) == (0, 0)
+
+
+def test_machines_are_those_whose_ports_divide_the_array(tiny, machine):
+    assert variants(tiny) == [tiny]
+    two = machine(ports=2).memory
+    assert [one.memory for one in variants(tiny, (2, 1, 4, 2))] == [two, tiny.memory]
+    assert [one.memory.ports for one in variants(machine(dm=4, dn=8), (1, 2, 4))] == [1, 2, 4]
+    assert [one.memory.ports for one in variants(machine(dm=4, dn=6), (1, 2, 4))] == [1, 2]
+    with pytest.raises(InputError, match=r"a machine has 1, 2 or 4 memory ports, got 3: change --ports"):
+        variants(tiny, (1, 3))
+    with pytest.raises(InputError, match=r"none of --ports 2,4 divides the 2x64x1 array of variant: add 1"):
+        variants(machine(dn=1), (2, 4))
+
+
+@pytest.mark.parametrize("span", [(5, 4), (-1, 3), (0, 1001)])
+def test_latencies_out_of_order_or_range_are_refused(tiny, span):
+    with pytest.raises(InputError, match=rf"the lower one first, of 0 to 1000 cycles, got {span[0]},{span[1]}"):
+        calibrate(tiny, samples=1, seed=0, latencies=span)
+
+
+def test_the_error_under_stalls_is_a_distribution(tiny):
+    report = calibrate(tiny, samples=40, seed=2, stalls=0.2)
+    errors, stalls = relative_errors(report["rows"]), report["stalls"]
+    assert report["output_mismatches"] == 0
+    assert stalls["probability"] == 0.2
+    assert stalls["hesitation"] == pytest.approx(51 / 205)
+    assert stalls["mean"] == pytest.approx(errors.mean())
+    assert stalls["std"] == pytest.approx(errors.std())
+    assert stalls["p5"] < stalls["p50"] < stalls["p95"]
+    assert np.mean(errors < stalls["p5"]) == pytest.approx(0.05, abs=0.02)
+    # The stalls cost some per cent, of which the statistics leave little.
+    plain = np.array([layer_cycles(plan_of(operands, tiny)) for operands, _ in draw_samples(tiny, 40, 2)])
+    rtl = np.array([row["rtl_cycles"] for row in report["rows"]])
+    assert (rtl > plain).all()
+    assert ((rtl - plain) / rtl).mean() > 0.025
+    assert abs(stalls["mean"]) < 0.015
+    assert 0 < stalls["std"] < 0.03
+    assert json.loads(json.dumps(report)) == report
+    assert calibrate(tiny, samples=8, seed=2, stalls=0.2)["rows"] == report["rows"][:8]
+
+
+def test_expected_cycles_are_the_models_between_whole_numbers(tiny):
+    operands = random_operands(np.random.default_rng(8), tiny, 0)
+    plan = schedule(operands.layer, 3, 5, tiny)
+
+    def model(latency: int, cycles_per_word: int) -> int:
+        return layer_cycles(plan, Memory(latency=latency, cycles_per_word=cycles_per_word))
+
+    memory, passes = tiny.memory, len(plan.passes)
+    assert expected_cycles(plan, memory, 0.0) == model(16, 1)
+    assert expected_cycles(plan, memory, 1.0) == model(18, 2) + 2 * passes
+    assert expected_cycles(plan, memory, 0.5) == (model(17, 1) + model(17, 2)) / 2 + passes
+    fast, slow = ((3 * model(16, words) + model(17, words)) / 4 for words in (1, 2))
+    assert expected_cycles(plan, memory, 0.125) == pytest.approx((7 * fast + slow) / 8 + 0.25 * passes)
+
+
+def test_stalls_are_alike_on_all_channels_and_of_a_probability_that_the_memory_has(tiny):
+    assert uniform_stalls(0.5, 3) == Stalls(128, 128, 128, 128, 128, seed=3)
+    assert hesitation(uniform_stalls(0.5, 0)) == 1
+    assert hesitation(Stalls()) == 0
+    for probability in (0.0, -0.1, 0.001, 0.91, 1.0, float("nan")):
+        with pytest.raises(InputError, match=r"expected a probability of stalls of 0\.002 to 0\.9, got "):
+            calibrate(tiny, samples=1, seed=0, stalls=probability)
+
+
+def test_stalls_of_a_memory_whose_words_wait_anyway_are_not_predicted(machine):
+    with pytest.raises(InputError, match=r"predicted for a memory of 1 cycle per word, got 2"):
+        calibrate(machine(cycles_per_word=2), samples=1, seed=0, stalls=0.2)
+
+
+def test_residuals_are_a_table_of_what_was_measured(tiny):
+    rows = calibrate(tiny, samples=10, seed=1)["rows"]
+    rows[3]["rtl_cycles"] += 5
+    table = residual_table(rows)
+    assert list(table.columns) == [
+        *("layer", "bits", "latency", "ports", "rtl_cycles", "model_cycles", "error", "mismatches")
+    ]
+    assert table["error"].tolist() == [0, 0, 0, 5, 0, 0, 0, 0, 0, 0]
+    for row, bits in zip(rows, table["bits"], strict=True):
+        weights, activations = row["bits"]
+        lowest, highest = (weights, weights) if isinstance(weights, int) else (min(weights), max(weights))
+        assert bits == f"{lowest}-{highest},{activations}".replace(f"{lowest}-{lowest},", f"{lowest},")
+        assert f" M{row['m']} " in row["layer"]
+    assert any("-" in bits for bits in table["bits"])
 
 
 @pytest.mark.slow

@@ -7,16 +7,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import sim.toolchain
 from codesign.cli import main
+from codesign.cycle_calibration import CycleCalibration
 from codesign.networks import create_network
 from codesign.tracing import trace
 from codesign.workload import QUANTIZED
 from hardware.accelerator import load_accelerator
 from hardware.cost import cost_table
+from hardware.cycles import layer_cycles
 from policies.policy import Policy
 from rtl.verilog import TOP, rtl_hash
 
@@ -141,6 +144,15 @@ def bad_files(directory: Path) -> None:
         ("search --network resnet20 --data cifar10 --out run", "no CIFAR-10 in"),
         ("search --network resnet18 --train-epochs 1 --out run", "imagenet is an image format without images here"),
         ("calibrate --samples 0", "expected at least 1 sample"),
+        ("calibrate --latencies 5", "--latencies '5': expected LOW,HIGH, for example 0,200"),
+        ("calibrate --latencies few,many", "--latencies 'few,many': expected LOW,HIGH"),
+        ("calibrate --latencies 200,0", "expected two latencies, the lower one first"),
+        ("calibrate --ports one", "--ports 'one': expected numbers of ports, for example 1,2,4"),
+        ("calibrate --ports 3", "a machine has 1, 2 or 4 memory ports, got 3"),
+        ("calibrate --ports 4", "none of --ports 4 divides the 2x64x2 array of bitserial-tiny"),
+        ("calibrate --stalls 1", "expected a probability of stalls of 0.002 to 0.9, got 1.0"),
+        ("calibrate --stalls 0.5 --store", "measured without stalls: leave out --stalls or --store"),
+        ("calibrate --out file/run", "cannot write file/run"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
@@ -272,6 +284,78 @@ def test_calibrate_reports_every_sample(cli: Cli) -> None:
     assert (result["max_abs_cycle_error"], result["output_mismatches"], result["samples"]) == (0, 0, 5)
     assert len(result["rows"]) == 5
     assert all(row.keys() >= {"layer", "bits", "rtl_cycles", "model_cycles"} for row in result["rows"])
+
+
+def test_calibrate_leaves_residuals_plot_and_calibration(cli: Cli, tmp_path: Path) -> None:
+    result = cli.json("calibrate --samples 6 --seed 3 --latencies 0,50 --out run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        *("calibration.yaml", "cycles.png", "residuals.csv")
+    ]
+    table = pd.read_csv(tmp_path / "run" / "residuals.csv")
+    assert table["rtl_cycles"].tolist() == [row["rtl_cycles"] for row in result["rows"]]
+    assert table["latency"].tolist() == [row["latency"] for row in result["rows"]]
+    assert not table["error"].any()
+    assert (tmp_path / "run" / "cycles.png").read_bytes()[:4] == b"\x89PNG"
+    calibration = CycleCalibration.from_yaml(tmp_path / "run" / "calibration.yaml")
+    assert (calibration.samples, calibration.latencies, calibration.max_abs_cycle_error) == (6, (0, 50), 0)
+
+
+def test_calibrate_says_which_ports_do_not_fit(cli: Cli) -> None:
+    code, _, err = cli("calibrate --samples 1 --ports 1,4")
+    assert code == 0
+    assert "memory ports must divide the array, so bitserial-tiny is measured with 1 alone" in err
+
+
+def test_calibrate_under_stalls_reports_a_distribution(cli: Cli, tmp_path: Path) -> None:
+    code, out, _ = cli("calibrate --samples 8 --stalls 0.3 --out run")
+    assert code == 0
+    assert "relative error, machine minus model: mean " in out
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["cycles.png", "residuals.csv", "stalls.png"]
+
+
+def test_a_stored_calibration_is_used_until_the_gateware_changes(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("codesign.cycle_calibration.FOLDER", tmp_path / "store")
+    code, _, err = cli("cost --bits 4")
+    assert (code, "not calibrated: " in err) == (0, True)
+    assert cli("calibrate --samples 3 --seed 5 --store")[0] == 0
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["cycles-bitserial-tiny.yaml"]
+    assert cli("cost --bits 4")[::2] == (0, "")
+    monkeypatch.setattr("codesign.cycle_calibration.gateware_hash", lambda: "0123456789abcdef")
+    for command in ("cost --bits 4", "search --out run"):
+        code, _, err = cli(command)
+        assert code == 2
+        assert "the calibration of bitserial-tiny was measured on gateware " in err
+        assert "renew it with `codesign calibrate --hardware bitserial-tiny --samples 3 --seed 5 --store`" in err
+    assert cli("calibrate --samples 3 --seed 5 --store")[0] == 0
+    assert cli("cost --bits 4")[::2] == (0, "")
+
+
+def test_a_calibration_that_found_an_error_is_not_stored(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("codesign.cycle_calibration.FOLDER", tmp_path / "store")
+    monkeypatch.setattr("codesign.execution.layer_cycles", lambda plan, memory: layer_cycles(plan, memory) + 1)
+    code, out, err = cli("calibrate --samples 2 --store --out run")
+    assert code == 1
+    assert "largest cycle error 1" in out
+    assert "the calibration is not stored" in err
+    assert not list((tmp_path / "store").iterdir())
+    assert CycleCalibration.from_yaml(tmp_path / "run" / "calibration.yaml").max_abs_cycle_error == 1
+
+
+def test_somebody_elses_accelerator_is_priced_with_a_note(cli: Cli, tmp_path: Path) -> None:
+    built_in = load_accelerator("bitserial-tiny")
+    changed = built_in.model_copy(update={"clock_mhz": 50.0})  # even under a built-in name
+    (tmp_path / "mine.yaml").write_text(json.dumps(changed.model_dump()))
+    code, _, err = cli("cost --bits 4 --hardware mine.yaml")
+    assert code == 0
+    assert err.startswith("not calibrated: ")
+    assert len(err.splitlines()) == 1
+    code, _, err = cli("calibrate --samples 1 --hardware mine.yaml --store")
+    assert code == 2
+    assert "only built-in accelerators have a calibration in the store, and mine.yaml is none: use --out FOLDER" in err
 
 
 def test_export_writes_a_package_that_simulate_confirms(cli: Cli, tmp_path: Path) -> None:
