@@ -111,8 +111,9 @@ def calibrate_energy(
     calibration = EnergyCalibration(
         gateware=gateware_hash(),
         tools={"yosys": tool_version("yosys")},
-        renew=f"codesign calibrate --hardware {accelerator.name} --energy --seed {seed}",
+        renew=f"codesign calibrate --hardware {accelerator.name} --energy --samples {samples} --seed {seed} --store",
         hardware=accelerator.name,
+        ff=netlist.ff,
         **parts,
         clock_pins=sum(netlist.clock_pins.values()),
         block_rams=rams,

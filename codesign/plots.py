@@ -1,4 +1,4 @@
-"""Pictures: learning curve and bits per layer of a search, model against RTL and errors of a calibration."""
+"""Pictures: learning curve and bits per layer of a search, models against machines and errors of a calibration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +62,22 @@ def error_histogram(errors: np.ndarray, title: str, path: Path) -> None:
     axes.axvline(100 * float(errors.mean()), color="k", linewidth=0.8, label="mean")
     axes.set(xlabel="machine minus model, % of the machine's cycles", ylabel="layers")
     axes.set_title(title, parse_math=False)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def energy_against_netlist(rows: Sequence[dict[str, Any]], name: str, path: Path) -> None:
+    """Pins of every part that toggle, of the model over those of the netlist (`codesign.energy`), as PNG."""
+    figure, axes = plt.subplots(figsize=(5.5, 5), layout="constrained")
+    held_out = [row for row in rows if row["held_out"]]
+    for part in ("array", "buffers", "rest"):
+        points = ([row[f"{part}_{key}"] for row in held_out] for key in ("pins", "model"))
+        axes.plot(*points, ".", alpha=0.5, label=part)
+    low, high = axes.get_xlim()
+    axes.plot([low, high], [low, high], "k-", linewidth=0.8, zorder=0, label="equal")
+    axes.set(xscale="log", yscale="log", xlabel="netlist, pins that toggle", ylabel="model")
+    axes.set_title(f"{name}: {len(held_out)} held-out layers", parse_math=False)
     axes.legend()
     axes.grid(alpha=0.3)
     _save(figure, path)

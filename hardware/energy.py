@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hardware.accelerator import Accelerator, load_accelerator
 from hardware.calibration import FOLDER, Calibration
 from hardware.cost import Events, pass_events
-from hardware.errors import InputError
 from hardware.schedule import Schedule
 from hardware.specification import Specification
 from hardware.switching import NAMES, Densities, switching
@@ -73,8 +73,8 @@ class EnergyCalibration(Calibration):
 
     Parameters
     ----------
-    hardware:
-        The machine's name.
+    hardware, ff:
+        The machine's name, and its registers after synthesis.
     array, buffers, rest:
         Parts of the machine.
     clock_pins:
@@ -88,6 +88,7 @@ class EnergyCalibration(Calibration):
     """
 
     hardware: str
+    ff: int
     array: Part
     buffers: Part
     rest: Part
@@ -195,12 +196,28 @@ def _normal_density(bits: int, signed: bool) -> np.ndarray:
     return np.asarray((planes * weight).sum(axis=1) / weight.sum())
 
 
-def require_energy(hardware: str) -> EnergyCalibration:
-    """`load_energy`, or an `InputError` that says how to make one."""
-    calibration = load_energy(hardware)
-    if calibration is None:
-        raise InputError(
-            f"the switching of {hardware} has not been measured: "
-            f"run `codesign calibrate --hardware {hardware} --energy`."
-        )
-    return calibration
+def scaled(calibration: EnergyCalibration, accelerator: Accelerator, ff: int, bram36: float) -> EnergyCalibration:
+    """A calibration for a machine that was not measured, from one that was: an estimate.
+
+    What the array and its buffers switch follows from their size; clock pins are taken as proportional to registers,
+    and what requantizing a column switches to the rows. All else is as in the measured machine.
+
+    Parameters
+    ----------
+    ff, bram36:
+        The accelerator's resources, see `hardware.resources`.
+    """
+    measured = load_accelerator(calibration.hardware)
+    rows = accelerator.array.dm / measured.array.dm
+    rest = tuple(
+        c * rows if name == "requantized" else c
+        for name, c in zip(REST_FEATURES, calibration.rest.coefficients, strict=True)
+    )
+    return calibration.model_copy(
+        update={
+            "rest": calibration.rest.model_copy(update={"coefficients": rest}),
+            "clock_pins": calibration.clock_pins * ff / calibration.ff,
+            "block_rams": bram36,
+            "ff": ff,
+        }
+    )

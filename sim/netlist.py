@@ -67,6 +67,8 @@ class Netlist:
         By module, clock pins of slices, block RAMs and multipliers.
     block_rams:
         By module, in blocks of 36 Kbit.
+    ff:
+        Registers of the whole machine.
     """
 
     verilog: str
@@ -74,6 +76,7 @@ class Netlist:
     pins: dict[str, dict[str, int]]
     clock_pins: dict[str, float]
     block_rams: dict[str, float]
+    ff: int
 
 
 def mapped_machine(accelerator: Accelerator) -> Netlist:
@@ -89,7 +92,7 @@ def mapped_machine(accelerator: Accelerator) -> Netlist:
     units = {name: unit for name in modules if (unit := _unit(name))}
     script = MAP.format(top=TOP, units=" ".join(units))
     ram = (HERE / "block_ram.v").read_text(encoding="utf-8")
-    key = cache_key(text, script, ram, tool_version("yosys"))
+    key = cache_key(text, script, ram, *Netlist.__dataclass_fields__, tool_version("yosys"))
     kept = recall(key)
     if kept is None:
         with tempfile.TemporaryDirectory() as name:
@@ -109,6 +112,7 @@ def mapped_machine(accelerator: Accelerator) -> Netlist:
                 "pins": {name: _pins(module) for name, module in own.items()},
                 "clock_pins": {name: _clock_pins(module) for name, module in own.items()},
                 "block_rams": {name: _block_rams(module) for name, module in own.items()},
+                "ff": sum(c["type"].startswith("FD") for module in own.values() for c in module["cells"].values()),
             },
         )
     return Netlist(**kept)

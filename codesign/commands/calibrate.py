@@ -17,6 +17,7 @@ from codesign.commands.common import (
     say,
     table,
 )
+from codesign.commands.energy import calibrate_switching
 from codesign.cycle_calibration import cycle_calibration, store_path
 from codesign.plots import error_histogram, model_against_rtl
 from hardware.accelerator import load_accelerator
@@ -47,6 +48,10 @@ def command(
     store: Annotated[
         bool, typer.Option("--store", help="Keep the calibration of a built-in accelerator for cost and search.")
     ] = False,
+    energy: Annotated[
+        bool,
+        typer.Option("--energy", help="Measure what switches in the mapped netlist, not cycles."),
+    ] = False,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
@@ -57,6 +62,11 @@ def command(
     Exit code 1 if an output is wrong, or, without --stalls, a cycle.
     """
     result = Result("calibrate", json)
+    if energy:
+        if latencies or ports or stalls is not None:
+            raise InputError("--energy measures the accelerator as it is: leave out --latencies, --ports and --stalls.")
+        calibrate_switching(result, hardware, samples, seed, directory, store)
+        return
     accelerator = load_accelerator(hardware)
     span, counts = _span(latencies), _counts(ports)
     path = store_path(hardware) if store else None

@@ -84,12 +84,12 @@ ARRAY = f"{TOP}.engine.array"
 
 
 def test_toggles_are_counted_where_they_happen():
-    netlist = Netlist("", {ARRAY: "array"}, {TOP: {"n1": 1, "a[0]": 3}, ARRAY: {"n1": 2}}, {}, {})
+    netlist = Netlist("", {ARRAY: "array"}, {TOP: {"n1": 1, "a[0]": 3}, ARRAY: {"n1": 2}}, {}, {}, 0)
     assert _count(iter(SAIF.splitlines()), netlist) == (420, {"rest": 5 + 3 * 7, "array": 22})
 
 
 def test_a_net_that_was_not_traced_is_not_taken_as_silent():
-    netlist = Netlist("", {ARRAY: "array"}, {TOP: {"n1": 1, "n2": 1}, ARRAY: {}}, {}, {})
+    netlist = Netlist("", {ARRAY: "array"}, {TOP: {"n1": 1, "n2": 1}, ARRAY: {}}, {}, {}, 0)
     with pytest.raises(InputError, match="did not trace 1 of 2 nets"):
         _count(iter(SAIF.splitlines()), netlist)
 

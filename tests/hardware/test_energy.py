@@ -1,0 +1,116 @@
+"""The energy model: linear in what switches, constants with ranges, estimates for machines that were not measured."""
+
+from dataclasses import astuple, fields, replace
+
+import numpy as np
+import pytest
+
+from hardware.cost import PRICED_OUTPUT, count_events
+from hardware.cycles import layer_cycles
+from hardware.energy import (
+    BLOCK_RAM_PICOJOULES,
+    DRAM_PICOJOULES_PER_BIT,
+    FEATURES,
+    PIN_PICOJOULES,
+    Constant,
+    Energy,
+    EnergyCalibration,
+    Part,
+    layer_energy,
+    scaled,
+    typical_densities,
+)
+from hardware.layer import Layer
+from hardware.schedule import schedule
+from hardware.switching import Densities
+
+LAYER = Layer("conv", "conv", 64, 16, 6, 6, kernel=(3, 3), padding=(1, 1))
+
+
+def part(features: tuple[str, ...], **coefficients: float) -> Part:
+    return Part(coefficients=[coefficients.get(name, 0.0) for name in features], median_error=0.01, max_error=0.02)
+
+
+@pytest.fixture
+def calibration() -> EnergyCalibration:
+    return EnergyCalibration(
+        gateware="0" * 16,
+        tools={},
+        renew="nothing",
+        hardware="bitserial-tiny",
+        ff=9_000,
+        array=part(FEATURES["array"], unit_steps=2.0, row_pins=0.5),
+        buffers=part(FEATURES["buffers"], rhs=3.0),
+        rest=part(FEATURES["rest"], cycles=7.0, requantized=100.0),
+        clock_pins=1_000.0,
+        block_rams=8.0,
+        dynamic_error=(0.01, 0.02),
+        samples=20,
+        held_out=20,
+        seed=0,
+    )
+
+
+def energy(calibration, accelerator, w=4, a=4, densities=None, layer=LAYER) -> Energy:
+    plan = schedule(layer, w, a, accelerator, output=PRICED_OUTPUT)
+    known = densities or typical_densities((w,), a, signed_activations=False)
+    return layer_energy(plan, layer_cycles(plan), known, calibration)
+
+
+def test_energy_is_the_sum_of_its_parts(tiny, calibration):
+    plan = schedule(LAYER, 4, 4, tiny, output=PRICED_OUTPUT)
+    cycles, events = layer_cycles(plan), count_events(plan)
+    ones = Densities({4: np.ones(4)}, np.ones(4))  # nothing but padding toggles
+    one = energy(calibration, tiny, densities=ones)
+    pj = 1e-12 * PIN_PICOJOULES.value
+    assert one.array == pytest.approx(pj * 2.0 * 4 * events.array_steps)  # rows are full, so their bits stay
+    assert one.rest == pytest.approx(pj * (7.0 * cycles + 100.0 * events.requantized))
+    assert one.clock == pytest.approx(pj * 2 * 1_000 * cycles)
+    assert one.block_ram == pytest.approx(1e-12 * BLOCK_RAM_PICOJOULES.value * 8 * cycles)
+    words = events.words_read + events.words_written
+    assert one.dram == pytest.approx(1e-12 * DRAM_PICOJOULES_PER_BIT.value * 64 * words)
+    assert one.dynamic == pytest.approx(sum(astuple(one)[:6]))
+    assert one.low < one.dynamic < one.high
+    assert (one + one).dynamic == pytest.approx(2 * one.dynamic)
+
+
+@pytest.mark.parametrize("constant", [PIN_PICOJOULES, BLOCK_RAM_PICOJOULES, DRAM_PICOJOULES_PER_BIT])
+def test_constants_lie_in_their_ranges_and_have_a_source(constant: Constant):
+    assert constant.low <= constant.value <= constant.high
+    assert len(constant.source) > 20
+
+
+def test_more_bits_and_denser_data_cost_more(tiny, calibration):
+    assert energy(calibration, tiny, 2, 2).dynamic < energy(calibration, tiny, 4, 2).dynamic
+    assert energy(calibration, tiny, 4, 2).dynamic < energy(calibration, tiny, 4, 4).dynamic
+    sparse, dense = (Densities({4: np.full(4, d)}, np.full(4, d)) for d in (0.05, 0.5))
+    assert energy(calibration, tiny, densities=sparse).buffers < energy(calibration, tiny, densities=dense).buffers
+
+
+def test_a_machine_that_was_not_measured_is_estimated_by_its_size(machine, calibration):
+    wide = machine(dm=8)
+    estimate = scaled(calibration, wide, ff=18_000, bram36=20.0)
+    assert (estimate.clock_pins, estimate.block_rams) == (2_000.0, 20.0)
+    requantized = FEATURES["rest"].index("requantized")
+    assert estimate.rest.coefficients[requantized] == 400.0
+    assert estimate.array == calibration.array
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(8, True), (4, True), (2, True), (1, True), (8, False), (3, False)])
+def test_typical_densities_are_those_of_drawn_numbers(bits, signed):
+    rng = np.random.default_rng(0)
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    drawn = np.round(rng.normal(size=200_000) * max(1, high) / 3)
+    drawn = np.clip(drawn if signed else np.abs(drawn), low, high).astype(int)
+    known = typical_densities((bits, 0), bits, signed)
+    mean = [(drawn >> plane & 1).mean() for plane in range(bits)]
+    np.testing.assert_allclose(known.activations, mean, atol=0.01)
+    if signed:
+        np.testing.assert_allclose(known.weights[bits], mean, atol=0.01)
+    assert set(known.weights) == {bits}
+
+
+def test_all_fields_of_an_energy_add_up():
+    one = Energy(*range(1, 9))
+    assert astuple(one + replace(one, dram=0.0))[5] == 6
+    assert [f.name for f in fields(Energy)][-2:] == ["low", "high"]
