@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from common import markdown, write_report
 
-from codesign.networks import network_names
 from codesign.workload import load_workload
 from hardware.accelerator import Accelerator, load_accelerator
 from hardware.kernel_wise import histogram
@@ -22,32 +21,8 @@ from hardware.oracle import Oracle
 BATCH = 10_000
 
 
-def mobilenetv2_layers_from_the_paper() -> list[Layer]:
-    """MobileNet-V2's 53 layers: table 2 of Sandler et al., CVPR 2018. Only where the network is not built in."""
-    layers = [Layer("conv", "conv", 3, 32, 224, 224, (3, 3), (2, 2), (1, 1), signed_activations=True)]
-    channels, size = 32, 112
-    for expansion, out, repeats, first_stride in (
-        *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
-        *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
-    ):
-        for block in range(repeats):
-            stride, inner = first_stride if block == 0 else 1, channels * expansion
-            name = f"{out}.{block}"
-            if expansion > 1:
-                layers.append(Layer(f"{name}.expand", "conv", channels, inner, size, size))
-            shape = Layer(
-                f"{name}.dw", "conv", inner, inner, size, size, (3, 3), (stride, stride), (1, 1), groups=inner
-            )
-            size = shape.out_height
-            layers += [shape, Layer(f"{name}.project", "conv", inner, out, size, size)]
-            channels = out
-    return [*layers, Layer("last", "conv", 320, 1280, 7, 7), Layer("fc", "linear", 1280, 1000)]
-
-
 def network_layers(name: str) -> Sequence[Layer]:
     """A network's layers."""
-    if name == "mobilenetv2" and name not in network_names():
-        return mobilenetv2_layers_from_the_paper()
     return load_workload(name, seed=0).traced.layers
 
 
@@ -74,7 +49,7 @@ def medians(repetitions: int, **tasks: tuple[Callable[[], object], int]) -> dict
 def layer_wise(repetitions: int, rng: np.random.Generator) -> tuple[str, str]:
     """The comparison with HAQ's loop: a table, and what the ratios are."""
     layers = len(network_layers("mobilenetv2"))
-    # What is timed does not depend on the entries, which the cycle model would take long to fill in.
+    # What is timed does not depend on the entries.
     table = rng.integers(1, 10**6, (layers, 8, 8)).astype(float)
     batch = rng.integers(1, 9, (BATCH, layers, 2))
     oracle = Oracle([Layer(str(i), "linear", 1, 1) for i in range(layers)], load_accelerator("bitserial-edge"), table)

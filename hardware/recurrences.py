@@ -282,9 +282,10 @@ def _pack(
 
 @_inner
 def _period(packed: np.ndarray, count: int, saved: np.ndarray, seen: np.ndarray, now: int) -> int:
-    """After how many calls the state has come back; 0: it has not, as far as is known (Brent's algorithm, BIT 1980).
+    """After how many calls the state has come back; 0: it has not, as far as is known.
 
-    ``seen``: length of the saved state (0: none), calls since then, calls after which another is saved, its cycle.
+    One state is kept, for longer and longer (as in Brent's algorithm, BIT 1980, but most periods are of one call).
+    ``seen``: length of the state that is kept (0: none), calls since then, its cycle, and states kept so far.
     """
     seen[1] += 1
     if count and count == seen[0]:
@@ -295,9 +296,9 @@ def _period(packed: np.ndarray, count: int, saved: np.ndarray, seen: np.ndarray,
                 break
         if same:
             return seen[1]
-    if seen[1] >= seen[2]:
+    if seen[1] > seen[3] // 8:
         saved[:count] = packed[:count]
-        seen[0], seen[1], seen[2], seen[3] = count, 0, 2 * seen[2], now
+        seen[0], seen[1], seen[2], seen[3] = count, 0, now, seen[3] + 1
     return 0
 
 
@@ -315,7 +316,7 @@ def _move_on(state: np.ndarray, lhs: np.ndarray, rhs: np.ndarray, fetches: bool,
 
 @_inner
 def _forget(seen: np.ndarray) -> None:
-    seen[:] = (0, 0, 1, 0)
+    seen[:] = 0
 
 
 @_inner
@@ -370,7 +371,7 @@ def _matrix(
                     if period:
                         times = alike // period
                         row += times * period
-                        _move_on(state, lhs, rhs, fetches, times * (state[LAST_STEP] - row_seen[3]), at)
+                        _move_on(state, lhs, rhs, fetches, times * (state[LAST_STEP] - row_seen[2]), at)
         group += 1
         alike = groups - 1 - group  # the last group may be smaller
         if skip and alike > 0:
@@ -379,7 +380,7 @@ def _matrix(
             if period:
                 times = alike // period
                 group += times * period
-                _move_on(state, lhs, rhs, True, times * (state[LAST_STEP] - group_seen[3]), at)
+                _move_on(state, lhs, rhs, True, times * (state[LAST_STEP] - group_seen[2]), at)
 
 
 @_inner
@@ -412,7 +413,7 @@ def _vector(state: np.ndarray, work: Work, steps: int, interval: int, latency: i
             if period:
                 times = alike // period
                 tile += times * period
-                _move_on(state, lhs, rhs, True, times * (state[LAST_STEP] - seen[3]), at)
+                _move_on(state, lhs, rhs, True, times * (state[LAST_STEP] - seen[2]), at)
 
 
 @njit(cache=True)
