@@ -10,7 +10,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from typing import Any
 from amaranth.back import verilog
 
 from hardware.accelerator import Accelerator
-from hardware.board import Device
 from hardware.files import cache_directory, write_text
+from hardware.resources import Resources
 from rtl.array import FlatArray
 from rtl.verilog import rtl_hash
 from sim.yosys import run_yosys
@@ -54,22 +53,6 @@ BLOCK_RAMS = {"xc7z020": {"RAMB36E1": 1.0, "RAMB18E1": 0.5}, "ecp5-85k": {"DP16K
 MULTIPLIERS = {"xc7z020": ("DSP48E1",), "ecp5-85k": ("MULT18X18D",)}
 # Wide multiplexers and carry chains come with the slices of the LUTs they join.
 FREE = {"xc7z020": ("CARRY4", "MUXF7", "MUXF8", "BUFG"), "ecp5-85k": ("PFUMX", "L6MUX21")}
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a design takes of a device; ``bram36`` in blocks of 36 Kbit, of which an 18 Kbit block is a half."""
-
-    lut: int
-    ff: int
-    bram36: float
-    dsp: int
-
-    def fits(self, device: Device) -> bool:
-        """Whether the device has that much of everything."""
-        return (
-            self.lut <= device.lut and self.ff <= device.ff and self.bram36 <= device.bram36 and self.dsp <= device.dsp
-        )
 
 
 def resources(cells: Mapping[str, int], device: str) -> Resources:

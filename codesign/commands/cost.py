@@ -21,12 +21,14 @@ from codesign.commands.common import (
     say,
     table,
 )
+from codesign.resources import accelerator_resources, resources_text
 from codesign.workload import choose_policy, load_workload
 from hardware.accelerator import Accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.cycles import layer_cycles
 from hardware.files import check_writable
 from hardware.oracle import write_table
+from hardware.resources import Resources
 from hardware.schedule import schedule
 
 
@@ -51,6 +53,7 @@ def command(
     if lut:
         check_writable(lut)
     accelerator = priced_accelerator(hardware)
+    used = accelerator_resources(accelerator)
     workload = load_workload(network, seed=0, data=data)
     layers = [replace(layer, images=batch) for layer in workload.traced.layers]
     if lut:
@@ -91,6 +94,7 @@ def command(
             f"{row['efficiency']:.1%}",
         )
     out.print(lines)
+    say(resources_text(accelerator, used))
     say(f"{cycles:,} cycles, {1e3 * latency:.3f} ms at {accelerator.clock_mhz:g} MHz (clock assumed)")
     result.write(
         {
@@ -100,20 +104,18 @@ def command(
             "cycles": cycles,
             "latency_s": latency,
             "energy_j": None,  # needs measured energy per event, which the project does not have yet
-            "resources": _resources(accelerator),
+            "resources": _resources(accelerator, used),
         },
         accelerator,
     )
 
 
-def _resources(accelerator: Accelerator) -> dict[str, Any]:
-    """What follows from the description alone; logic needs synthesis, which is not a command yet."""
+def _resources(accelerator: Accelerator, used: Resources | None) -> dict[str, Any]:
+    """What follows from the description, and what the device's law says; None if the device has no law."""
     array, buffers = accelerator.array, accelerator.buffers
     return {
         "binary_macs_per_cycle": accelerator.peak_binary_macs,
         "buffer_bits": array.dk * (array.dm * buffers.lhs_entries + array.dn * buffers.rhs_entries),
-        "lut": None,
-        "ff": None,
-        "bram36": None,
-        "dsp": None,
+        **(asdict(used) if used else dict.fromkeys(("lut", "ff", "bram36", "dsp"))),
+        "fits": True if used else None,  # what does not fit has been refused
     }

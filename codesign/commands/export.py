@@ -22,6 +22,7 @@ from codesign.commands.common import (
 )
 from codesign.integers import IntegerNetwork
 from codesign.package import check_destination, write_package
+from codesign.resources import accelerator_resources
 from codesign.workload import choose_policy, load_workload, quantized_network
 from hardware.accelerator import load_accelerator
 from hardware.board import load_board
@@ -44,6 +45,7 @@ def command(
     """Write Verilog, the program with its weights, a test image with its scores, a manifest and a Vivado script."""
     result = Result("export", json)
     accelerator, target = load_accelerator(hardware), load_board(board)
+    accelerator_resources(accelerator)
     workload = load_workload(network, seed, data, weights)
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
     check_destination(directory, accelerator, target)

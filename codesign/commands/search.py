@@ -30,6 +30,7 @@ from codesign.integers import IntegerNetwork
 from codesign.networks import create_network, default_data
 from codesign.plots import bits_per_layer, learning_curve
 from codesign.program import build_program
+from codesign.resources import accelerator_resources
 from codesign.search import CHECKPOINT, check_directory, search
 from codesign.training import FineTune, FineTuneEvaluator, train
 from codesign.training import accuracy as float_accuracy
@@ -100,6 +101,7 @@ def command(
     torch.set_num_threads(threads)
     check_writable(directory / "policy.yaml")
     limit, accelerator = parse_budget(budget), priced_accelerator(hardware)
+    accelerator_resources(accelerator)
     make_agent(agent, steps_per_episode=2, episodes=episodes, seed=seed)  # a wrong name ends here, not after training
     layers = load_workload(network, seed, data).traced.layers
     costs = read_table(lut, len(layers)) if lut else cost_table(layers, accelerator)

@@ -1,0 +1,41 @@
+"""What an accelerator takes of its FPGA by the fitted law, and whether it fits: asked before long work."""
+
+from dataclasses import asdict
+
+from hardware.accelerator import Accelerator
+from hardware.device import load_device
+from hardware.resources import ResourceLaw, Resources, check_fit, load_resource_law
+from rtl.verilog import gateware_hash
+
+
+def resource_law(device: str) -> ResourceLaw | None:
+    """The law of a device; None if it has none. `InputError` if it was fitted to another gateware."""
+    law = load_resource_law(device)
+    if law is not None:
+        law.check(gateware_hash(), f"the resource law of the {device}")
+    return law
+
+
+def accelerator_resources(accelerator: Accelerator) -> Resources | None:
+    """What the accelerator takes of its own device; None if that device has no law, so that nothing is known.
+
+    Raises
+    ------
+    InputError
+        The device has less of something; or its law was fitted to another gateware.
+    """
+    law = resource_law(accelerator.device)
+    if law is None:
+        return None
+    used = law.predict(accelerator)
+    check_fit(accelerator, load_device(accelerator.device), used)
+    return used
+
+
+def resources_text(accelerator: Accelerator, used: Resources | None) -> str:
+    """One line: what the accelerator takes of its device."""
+    if used is None:
+        return f"resources: no law for {accelerator.device}, so not checked"
+    device = load_device(accelerator.device)
+    shares = (f"{amount:,.10g} of {getattr(device, name):,} {name}" for name, amount in asdict(used).items())
+    return f"fits the {device.part}: {', '.join(shares)} (fitted law)"
