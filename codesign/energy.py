@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 from codesign.lowering import LoweredLayer, lower
 from codesign.requantized import RequantizedLayer, lower_requantized, random_rules
 from codesign.sampling import random_operands
-from codesign.tensors import bit_planes
+from codesign.streams import layer_switching
 from hardware.accelerator import Accelerator
 from hardware.cycles import layer_cycles
 from hardware.energy import (
@@ -25,7 +25,6 @@ from hardware.energy import (
 from hardware.errors import InputError
 from hardware.operands import Operands
 from hardware.schedule import Output, Schedule
-from hardware.switching import Densities
 from rtl.verilog import gateware_hash
 from sim.activity import REST, Activity, measure_activity
 from sim.job import Job
@@ -152,19 +151,6 @@ def pins(activity: Activity, part: str) -> int:
     )
 
 
-def densities(operands: Operands) -> Densities:
-    """Of a layer's own integers."""
-    widths = np.array(operands.weight_bits)
-    return Densities(
-        {
-            int(bits): bit_planes(operands.weights[widths == bits], int(bits)).reshape(int(bits), -1).mean(axis=1)
-            for bits in set(operands.weight_bits)
-            if bits
-        },
-        bit_planes(operands.activations, operands.activation_bits).reshape(operands.activation_bits, -1).mean(axis=1),
-    )
-
-
 def _draw(rng: np.random.Generator, accelerator: Accelerator, number: int) -> Sample:
     """A random layer of one width, with uniform, normal or sparse integers, that takes a moment to simulate."""
     while True:
@@ -195,7 +181,8 @@ def _draw(rng: np.random.Generator, accelerator: Accelerator, number: int) -> Sa
             cycle_limit=2 * cycles + 10_000,
             write_range=(lowered.result_address, len(lowered.image)),
         )
-        return Sample(operands, data, plan, job, feature_values(plan, densities(operands), 0)[0])
+        switching = layer_switching(operands, plan, seed=0, everything=True)
+        return Sample(operands, data, plan, job, feature_values(plan, switching, 0)[0])
 
 
 DATA = ("uniform", "normal", "sparse")

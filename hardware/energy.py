@@ -1,31 +1,37 @@
-"""The energy model: what switches, from schedule and bit-plane densities, times what a switched pin costs.
+"""The energy model: what switches, from the schedule and the data's bit planes, times what a switched pin costs.
 
-What switches is measured on the mapped netlist (`codesign calibrate --energy`) and fitted to what is expected of a
-layer; joules come from constants of others, whose sources and ranges stand beside them. Dynamic energy only: the board
-draws `BOARD_IDLE_WATTS` whatever the machine does.
+What switches is measured on the mapped netlist (`codesign calibrate --energy`) and fitted to what is known of a layer
+without it; joules come from constants of others, whose sources and ranges stand beside them. Dynamic energy only: the
+board draws `BOARD_IDLE_WATTS` whatever the machine does.
 """
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from hardware.accelerator import Accelerator, load_accelerator
 from hardware.calibration import FOLDER, Calibration
-from hardware.cost import Events, pass_events
+from hardware.cost import Events, count_events
 from hardware.schedule import Schedule
 from hardware.specification import Specification
-from hardware.switching import NAMES, Densities, switching
 
 PARTS = ("array", "buffers", "rest")
 """What is told apart: the array, the operand buffers (registers and wires; block RAM is counted apart), all else."""
-ARRAY_FEATURES = ("cycles", "unit_steps", "unit_tiles", "row_pins", "column_pins", "ones", "carries", "counts")
-BUFFER_FEATURES = ("cycles", "lhs", "rhs", "words_read")
-REST_FEATURES = ("cycles", "steps", "tiles", "lhs", "rhs", "words_read", "words_written", "requantized", "vector_steps")
+ARRAY_FEATURES = (
+    *("cycles", "unit_tiles", "row_pins", "column_pins", "threes", "carries", "levels", "counts", "accumulators"),
+    *("column_levels", "column_accumulators", "shifts", "negations", "column_shifts", "column_negations"),
+)
+BUFFER_FEATURES = ("cycles", "row_bits", "column_bits", "writes", "words_read")
+REST_FEATURES = (
+    *("cycles", "passes", "steps", "tiles", "row_bits", "column_bits", "writes", "accumulators"),
+    *("words_written", "requantized", "vector_steps"),
+)
 FEATURES = {"array": ARRAY_FEATURES, "buffers": BUFFER_FEATURES, "rest": REST_FEATURES}
-"""By part, what its switching is fitted to: cycles, expected switching, and events of `hardware.cost.Events`.
+"""By part, what its switching is fitted to: cycles, events of `hardware.cost.Events`, and toggles in the streams of
+operands (`codesign.streams`).
 
-A step of a dot-product unit is a ``unit_step``; an operand bit of a row that toggles does so at all columns' units
-(``row_pins``), one of a column at all rows' (``column_pins``).
+An operand bit of a row that toggles does so at all columns' units (``row_pins``), one of a column at all rows'
+(``column_pins``); a tile ends in all units (``unit_tiles``).
 """
 
 
@@ -128,33 +134,32 @@ def load_energy(hardware: str) -> EnergyCalibration | None:
     return EnergyCalibration.from_yaml(path) if path.exists() else None
 
 
-def feature_values(plan: Schedule, densities: Densities, cycles: float) -> tuple[dict[str, float], Events]:
-    """Everything that `FEATURES` names, of a layer, and its events."""
-    expected, events = np.zeros(len(NAMES)), Events()
-    for work in plan.passes:
-        expected += switching(work, plan.layer, densities)
-        events += pass_events(work, plan.layer)
-    named = dict(zip(NAMES, map(float, expected), strict=True))
-    array = plan.accelerator.array
-    named |= {"unit_steps": array.dm * array.dn * named["steps"], "unit_tiles": array.dm * array.dn * named["tiles"]}
-    named |= {"row_pins": array.dn * named["lhs"], "column_pins": array.dm * named["rhs"]}
+def feature_values(plan: Schedule, switching: Mapping[str, float], cycles: float) -> tuple[dict[str, float], Events]:
+    """Everything that `FEATURES` names, of a layer, and its events; see `layer_energy`."""
+    events, array = count_events(plan), plan.accelerator.array
+    tiles = sum(work.row_tiles * work.column_tiles for work in plan.passes if work.operation == "matrix")
     counted = {
         name: float(getattr(events, name)) for name in ("words_read", "words_written", "requantized", "vector_steps")
     }
-    return named | counted | {"cycles": float(cycles)}, events
+    counted |= {"cycles": float(cycles), "passes": float(len(plan.passes)), "steps": float(events.array_steps)}
+    counted |= {"tiles": float(tiles), "unit_tiles": float(array.dm * array.dn * tiles)}
+    seen = defaultdict(float, switching)  # a layer without array steps switches nothing
+    names = (name for part in PARTS for name in FEATURES[part] if name not in counted)
+    fans = {"row_pins": array.dn * seen["row_bits"], "column_pins": array.dm * seen["column_bits"]}
+    return counted | {name: seen[name] for name in names} | fans, events
 
 
-def layer_energy(plan: Schedule, cycles: int, densities: Densities, calibration: EnergyCalibration) -> Energy:
+def layer_energy(plan: Schedule, cycles: int, switching: Mapping[str, float], calibration: EnergyCalibration) -> Energy:
     """Dynamic energy of a layer in joules.
 
     Parameters
     ----------
     cycles:
         Of `hardware.cycles.layer_cycles`.
-    densities:
-        Of the layer's operands, see `typical_densities` if they are not known.
+    switching:
+        Of `codesign.streams.layer_switching`.
     """
-    values, events = feature_values(plan, densities, cycles)
+    values, events = feature_values(plan, switching, cycles)
     pins = [toggled_pins(part, values, calibration) for part in PARTS]
     clock = 2 * calibration.clock_pins * cycles
     rams = calibration.block_rams * cycles
@@ -172,28 +177,6 @@ def toggled_pins(part: str, values: dict[str, float], calibration: EnergyCalibra
     """Pins that toggle in a part of the machine, from the values of its features."""
     coefficients = getattr(calibration, part).coefficients
     return sum(c * values[name] for c, name in zip(coefficients, FEATURES[part], strict=True))
-
-
-def typical_densities(weight_bits: tuple[int, ...], activation_bits: int, signed_activations: bool) -> Densities:
-    """Densities of normally distributed weights and of half-normally (signed: normally) distributed activations.
-
-    Three standard deviations are the largest integer; what lies beyond is clipped.
-    """
-    widths = {bits for bits in weight_bits if bits}
-    return Densities(
-        {bits: _normal_density(bits, True) for bits in widths}, _normal_density(activation_bits, signed_activations)
-    )
-
-
-def _normal_density(bits: int, signed: bool) -> np.ndarray:
-    """float64, (bits,): density of every plane of rounded normal numbers."""
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
-    grid = np.linspace(-6.0, 6.0, 24_001)
-    weight = np.exp(-(grid**2) / 2)
-    values = np.round(grid * max(1, high) / 3)
-    values = np.clip(values if signed else np.abs(values), low, high)
-    planes = values.astype(np.int64)[None] >> np.arange(bits)[:, None] & 1
-    return np.asarray((planes * weight).sum(axis=1) / weight.sum())
 
 
 def scaled(calibration: EnergyCalibration, accelerator: Accelerator, ff: int, bram36: float) -> EnergyCalibration:
