@@ -68,7 +68,7 @@ def error_histogram(errors: np.ndarray, title: str, path: Path) -> None:
 
 
 def energy_against_netlist(rows: Sequence[dict[str, Any]], name: str, path: Path) -> None:
-    """Pins of every part that toggle, of the model over those of the netlist (`codesign.energy`), as PNG."""
+    """Pins that toggle in every part, of the model over the netlist's (`codesign.energy_calibration`), as PNG."""
     figure, axes = plt.subplots(figsize=(5.5, 5), layout="constrained")
     held_out = [row for row in rows if row["held_out"]]
     for part in ("array", "buffers", "rest"):

@@ -21,11 +21,13 @@ from codesign.commands.common import (
     say,
     table,
 )
+from codesign.energy import energy_of, machine_energy, typical_operands
 from codesign.resources import accelerator_resources, resources_text
 from codesign.workload import choose_policy, load_workload
 from hardware.accelerator import Accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.cycles import layer_cycles
+from hardware.energy import BOARD_IDLE_WATTS, Energy
 from hardware.files import check_writable
 from hardware.oracle import write_table
 from hardware.resources import Resources
@@ -62,12 +64,17 @@ def command(
         if policy is None and bits is None:
             bits = "8"
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
+    priced = machine_energy(accelerator)
     rows: list[dict[str, Any]] = []
+    energies: list[Energy] = []
     for entry, layer in zip(chosen.layers, layers, strict=True):
         weight_bits = entry.weights.bits
         per_kernel = entry.weights.per_kernel(layer.out_channels)
         plan = schedule(layer, per_kernel, entry.activations.bits, accelerator, output=PRICED_OUTPUT)
         cycles, events = layer_cycles(plan), count_events(plan)
+        if priced:
+            typical = typical_operands(layer, per_kernel, entry.activations.bits)
+            energies.append(energy_of(plan, priced[0], typical))
         useful = sum(per_kernel) * entry.activations.bits * layer.reduction * layer.pixels
         rows.append(
             {
@@ -77,12 +84,14 @@ def command(
                 "cycles": cycles,
                 "efficiency": useful / (cycles * accelerator.peak_binary_macs) if cycles else 0.0,
                 "events": asdict(events),
+                "energy_j": energies[-1].dynamic if priced else None,
             }
         )
     cycles = sum(row["cycles"] for row in rows)
     latency = cycles / (accelerator.clock_mhz * 1e6)
     lines = table(
-        f"{network} on {accelerator.name}, {batch} image(s)", "layer", "bits W,A", "cycles", "share", "efficiency"
+        f"{network} on {accelerator.name}, {batch} image(s)",
+        *("layer", "bits W,A", "cycles", "share", "efficiency", "µJ"),
     )
     for row in rows:
         share = row["cycles"] / cycles if cycles else 0.0
@@ -92,10 +101,14 @@ def command(
             f"{row['cycles']:,}",
             f"{share:.1%}",
             f"{row['efficiency']:.1%}",
+            f"{1e6 * row['energy_j']:.2f}" if priced else "",
         )
     out.print(lines)
     say(resources_text(accelerator, used))
     say(f"{cycles:,} cycles, {1e3 * latency:.3f} ms at {accelerator.clock_mhz:g} MHz (clock assumed)")
+    energy = sum(energies[1:], energies[0]) if energies else None
+    if energy and priced:
+        say(energy_text(energy, priced[1], latency))
     result.write(
         {
             "network": network,
@@ -103,10 +116,20 @@ def command(
             "layers": rows,
             "cycles": cycles,
             "latency_s": latency,
-            "energy_j": None,  # needs measured energy per event, which the project does not have yet
+            "energy_j": energy.dynamic if energy else None,
+            "energy": asdict(energy) | {"basis": priced[1]} if energy and priced else None,
             "resources": _resources(accelerator, used),
         },
         accelerator,
+    )
+
+
+def energy_text(energy: Energy, basis: str, latency: float) -> str:
+    """One line: dynamic energy with its range, what it is based on, and what the board takes beside it."""
+    return (
+        f"{1e6 * energy.dynamic:.4g} µJ dynamic ({1e6 * energy.low:.3g} to {1e6 * energy.high:.3g} by the range of the "
+        f"constants; {energy.dram / energy.dynamic:.0%} DRAM), typical data, {basis}; beside it the board's "
+        f"{BOARD_IDLE_WATTS.value:g} W take {1e6 * BOARD_IDLE_WATTS.value * latency:.4g} µJ"
     )
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import yaml
 
 from codesign.commands.common import Result, out, progress_bar, say, table
-from codesign.energy import calibrate_energy
+from codesign.energy_calibration import calibrate_energy
 from codesign.plots import energy_against_netlist
 from hardware.accelerator import accelerator_names, load_accelerator
 from hardware.calibration import FOLDER

@@ -2,7 +2,6 @@
 
 from dataclasses import astuple, fields, replace
 
-import numpy as np
 import pytest
 
 from hardware.cost import PRICED_OUTPUT, count_events
@@ -18,11 +17,9 @@ from hardware.energy import (
     Part,
     layer_energy,
     scaled,
-    typical_densities,
 )
 from hardware.layer import Layer
 from hardware.schedule import schedule
-from hardware.switching import Densities
 
 LAYER = Layer("conv", "conv", 64, 16, 6, 6, kernel=(3, 3), padding=(1, 1))
 
@@ -39,8 +36,8 @@ def calibration() -> EnergyCalibration:
         renew="nothing",
         hardware="bitserial-tiny",
         ff=9_000,
-        array=part(FEATURES["array"], unit_steps=2.0, row_pins=0.5),
-        buffers=part(FEATURES["buffers"], rhs=3.0),
+        array=part(FEATURES["array"], unit_tiles=2.0, row_pins=0.5),
+        buffers=part(FEATURES["buffers"], column_bits=3.0),
         rest=part(FEATURES["rest"], cycles=7.0, requantized=100.0),
         clock_pins=1_000.0,
         block_rams=8.0,
@@ -51,19 +48,18 @@ def calibration() -> EnergyCalibration:
     )
 
 
-def energy(calibration, accelerator, w=4, a=4, densities=None, layer=LAYER) -> Energy:
+def energy(calibration, accelerator, w=4, a=4, switching=None, layer=LAYER) -> Energy:
     plan = schedule(layer, w, a, accelerator, output=PRICED_OUTPUT)
-    known = densities or typical_densities((w,), a, signed_activations=False)
-    return layer_energy(plan, layer_cycles(plan), known, calibration)
+    return layer_energy(plan, layer_cycles(plan), switching or {}, calibration)
 
 
 def test_energy_is_the_sum_of_its_parts(tiny, calibration):
     plan = schedule(LAYER, 4, 4, tiny, output=PRICED_OUTPUT)
     cycles, events = layer_cycles(plan), count_events(plan)
-    ones = Densities({4: np.ones(4)}, np.ones(4))  # nothing but padding toggles
-    one = energy(calibration, tiny, densities=ones)
+    one = energy(calibration, tiny, switching={"row_bits": 1_000.0, "column_bits": 10.0})
     pj = 1e-12 * PIN_PICOJOULES.value
-    assert one.array == pytest.approx(pj * 2.0 * 4 * events.array_steps)  # rows are full, so their bits stay
+    assert one.array == pytest.approx(pj * (2.0 * 4 * 8 * 18 + 0.5 * 2 * 1_000))  # 8 x 18 tiles of 4 units
+    assert one.buffers == pytest.approx(pj * 3.0 * 10)
     assert one.rest == pytest.approx(pj * (7.0 * cycles + 100.0 * events.requantized))
     assert one.clock == pytest.approx(pj * 2 * 1_000 * cycles)
     assert one.block_ram == pytest.approx(1e-12 * BLOCK_RAM_PICOJOULES.value * 8 * cycles)
@@ -80,11 +76,9 @@ def test_constants_lie_in_their_ranges_and_have_a_source(constant: Constant):
     assert len(constant.source) > 20
 
 
-def test_more_bits_and_denser_data_cost_more(tiny, calibration):
+def test_more_bits_cost_more_even_of_silent_data(tiny, calibration):
     assert energy(calibration, tiny, 2, 2).dynamic < energy(calibration, tiny, 4, 2).dynamic
     assert energy(calibration, tiny, 4, 2).dynamic < energy(calibration, tiny, 4, 4).dynamic
-    sparse, dense = (Densities({4: np.full(4, d)}, np.full(4, d)) for d in (0.05, 0.5))
-    assert energy(calibration, tiny, densities=sparse).buffers < energy(calibration, tiny, densities=dense).buffers
 
 
 def test_a_machine_that_was_not_measured_is_estimated_by_its_size(machine, calibration):
@@ -94,20 +88,6 @@ def test_a_machine_that_was_not_measured_is_estimated_by_its_size(machine, calib
     requantized = FEATURES["rest"].index("requantized")
     assert estimate.rest.coefficients[requantized] == 400.0
     assert estimate.array == calibration.array
-
-
-@pytest.mark.parametrize(("bits", "signed"), [(8, True), (4, True), (2, True), (1, True), (8, False), (3, False)])
-def test_typical_densities_are_those_of_drawn_numbers(bits, signed):
-    rng = np.random.default_rng(0)
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
-    drawn = np.round(rng.normal(size=200_000) * max(1, high) / 3)
-    drawn = np.clip(drawn if signed else np.abs(drawn), low, high).astype(int)
-    known = typical_densities((bits, 0), bits, signed)
-    mean = [(drawn >> plane & 1).mean() for plane in range(bits)]
-    np.testing.assert_allclose(known.activations, mean, atol=0.01)
-    if signed:
-        np.testing.assert_allclose(known.weights[bits], mean, atol=0.01)
-    assert set(known.weights) == {bits}
 
 
 def test_all_fields_of_an_energy_add_up():
