@@ -46,13 +46,14 @@ class Constant:
 
 
 PIN_PICOJOULES = Constant(
-    0.13,
+    0.09,
     0.06,
-    0.27,
-    "per toggle of a net and pin it drives, LUT and routing together. No figure for 7-series is published. High: all "
-    "of BISMO's 8x256x8 at 200 MHz stays below 5 W on a PYNQ-Z1, 1.5 W of them idle, if it switches as our array does; "
-    "low: CNV-W1A1's 153 mW at 100 MHz on a PYNQ-Z2 (MLPerf Tiny 0.7), if its LUTs (26,000, recalled) switch a pin "
-    "each per cycle; value: between them, geometrically",
+    0.13,
+    "per toggle of a net and pin it drives, LUT and routing together; nobody has published one for 7-series. High: "
+    "BISMO's 8x256x8 at 200 MHz keeps a PYNQ-Z1 below 5 W, 1.5 W of them idle, which leaves 15 nJ per cycle beside its "
+    "block RAM for the 120,000 pins that ours toggles at 8 bits. Low: CNV-W1A1 adds 153 mW at 100 MHz to a PYNQ-Z2 "
+    "(MLPerf Tiny 0.7), if each of its LUTs (26,000, recalled) toggles a pin per cycle. Value: between them, "
+    "geometrically",
 )
 BLOCK_RAM_PICOJOULES = Constant(
     17.9, 9.0, 35.8, "per 36 Kbit block and enabled cycle: VTR's 40 nm architecture, dual port, one toggle (high: two)"

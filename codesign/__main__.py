@@ -1,0 +1,5 @@
+"""``python -m codesign``: the command line."""
+
+from codesign.cli import main
+
+main()
