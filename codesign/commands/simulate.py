@@ -45,7 +45,10 @@ def command(
     ] = None,
     waves: Annotated[
         Path | None,
-        typer.Option("--waves", help="Write a waveform to this .vcd or .fst file (slower; choose few --layers)."),
+        typer.Option(
+            "--waves",
+            help="Write a waveform (.vcd, .fst) or toggle counts (.saif) to this file (slower; choose few --layers).",
+        ),
     ] = None,
     test_images: Annotated[
         int | None,

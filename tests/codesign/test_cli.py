@@ -206,7 +206,9 @@ def test_cost_agrees_with_the_table_that_it_writes(cli: Cli, tmp_path: Path) -> 
     assert [row["cycles"] for row in result["layers"]] == table[:, 2, 4].tolist()
     assert result["cycles"] == table[:, 2, 4].sum()
     assert result["latency_s"] == pytest.approx(result["cycles"] / 100e6)
-    assert result["energy_j"] is None
+    assert result["energy_j"] == pytest.approx(sum(row["energy_j"] for row in result["layers"]))
+    assert result["energy"]["low"] < result["energy_j"] < result["energy"]["high"]
+    assert result["energy"]["basis"] == "switching measured on bitserial-tiny"
     assert result.keys() >= COMMON_KEYS | {"resources"}
     assert result["rtl_hash"] == rtl_hash(load_accelerator("bitserial-tiny"))
 

@@ -133,8 +133,8 @@ def test_fst_waves_are_written_or_the_missing_package_is_named(tiny, lowered, tm
     ("place", "message"),
     [
         ("file/waves.vcd", r"cannot write .*waves\.vcd"),
-        ("waves", r"waves go to a \.vcd or \.fst file, got .*waves"),
-        ("waves.txt", r"waves go to a \.vcd or \.fst file, got .*waves\.txt"),
+        ("waves", r"waves go to a \.vcd, \.fst or \.saif file, got .*waves"),
+        ("waves.txt", r"waves go to a \.vcd, \.fst or \.saif file, got .*waves\.txt"),
     ],
 )
 def test_waves_that_cannot_be_written_are_refused_before_the_build(
