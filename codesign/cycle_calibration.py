@@ -117,7 +117,7 @@ def check_cycle_calibration(accelerator: Accelerator) -> str | None:
 
     Returns
     -------
-    A note if it has no calibration: only built-in accelerators do.
+    A note if it has no calibration: only built-in ones do, and `bitserial-cloud` has not been measured.
 
     Raises
     ------

@@ -1,8 +1,11 @@
 """What a layer's energy is: the measured or estimated switching of a machine, and the integers that it works on."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import torch
 
 from codesign.resources import resource_law
 from codesign.streams import layer_switching
@@ -11,7 +14,8 @@ from hardware.cycles import layer_cycles
 from hardware.energy import Energy, EnergyCalibration, layer_energy, load_energy, scaled
 from hardware.layer import Layer
 from hardware.operands import Operands
-from hardware.schedule import Schedule
+from hardware.schedule import MAX_BITS, Schedule
+from policies.quantizers import activation_scale, levels
 from rtl.verilog import gateware_hash
 
 MEASURED = "bitserial-tiny"
@@ -38,7 +42,7 @@ def machine_energy(accelerator: Accelerator) -> tuple[EnergyCalibration, str] | 
         return None
     measured.check(gateware_hash(), f"the switching of {MEASURED}")
     used = law.predict(accelerator)
-    return scaled(measured, accelerator, used.ff, used.bram36), f"switching scaled from {MEASURED}: an estimate"
+    return scaled(measured, used.ff, used.bram36), f"switching scaled from {MEASURED}: an estimate"
 
 
 def energy_of(plan: Schedule, calibration: EnergyCalibration, operands: Operands, seed: int = 0) -> Energy:
@@ -53,26 +57,33 @@ def energy_of(plan: Schedule, calibration: EnergyCalibration, operands: Operands
 
 
 def typical_operands(layer: Layer, weight_bits: Sequence[int], activation_bits: int, seed: int = 0) -> Operands:
-    """Integers for a layer whose own are not known: normal weights, half-normal activations (signed: normal ones).
+    """Integers for a layer whose own are not known: of one image, which stands for all.
 
-    Three standard deviations are the largest integer; what lies beyond is clipped.
+    Normal weights and half-normal activations (signed: normal ones), quantized with the step that makes the squared
+    error least, as `policies.quantizers` does.
     """
     rng = np.random.default_rng(seed)
-    widths = np.array(weight_bits, dtype=np.int16)[:, None, None, None]
+    steps = np.array([1.0, *(_best_step(bits, True) for bits in range(1, MAX_BITS + 1))], dtype=np.float32)
+    low, high = np.array([(0, 0), *(levels(bits, True) for bits in range(1, MAX_BITS + 1))], dtype=np.float32).T
+    widths = np.array(weight_bits)[:, None, None, None]
     shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
-    weights = np.where(widths > 0, normal_integers(rng, shape, np.maximum(widths, 1), True), 0)
-    image = (layer.images, layer.in_channels, layer.in_height, layer.in_width)
-    activations = normal_integers(rng, image, np.int16(activation_bits), layer.signed_activations)
+    weights = _quantize(rng.standard_normal(shape, dtype=np.float32), steps[widths], low[widths], high[widths])
+    image = rng.standard_normal((1, layer.in_channels, layer.in_height, layer.in_width), dtype=np.float32)
+    signed = layer.signed_activations
+    step = np.float32(_best_step(activation_bits, signed))
+    activations = _quantize(image if signed else np.abs(image), step, *levels(activation_bits, signed))
     return Operands(layer, weights, activations, tuple(weight_bits), activation_bits)
 
 
-def normal_integers(
-    rng: np.random.Generator, shape: Sequence[int], bits: np.ndarray | np.int16, signed: bool
-) -> np.ndarray:
-    """int16 integers of a width, or of widths that broadcast to the shape, see `typical_operands`."""
-    one = np.int16(1)
-    low, high = (-(one << bits - one), (one << bits - one) - one) if signed else (bits * 0, (one << bits) - one)
-    drawn = rng.standard_normal(tuple(shape), dtype=np.float32)
-    drawn *= np.maximum(one, high) / np.float32(3)
-    np.round(drawn, out=drawn)
-    return np.clip(drawn if signed else np.abs(drawn), low, high).astype(np.int16)
+def _quantize(values: np.ndarray, step: Any, low: Any, high: Any) -> np.ndarray:
+    """int16 levels nearest to the values, which are overwritten."""
+    values /= step
+    np.round(values, out=values)
+    return np.clip(values, low, high, out=values).astype(np.int16)
+
+
+@lru_cache(maxsize=32)
+def _best_step(bits: int, signed: bool) -> float:
+    """For normal numbers; half-normal ones if not signed."""
+    values = torch.from_numpy(np.random.default_rng(0).standard_normal(20_000))
+    return float(activation_scale(values if signed else values.abs(), bits, signed))

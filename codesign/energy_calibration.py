@@ -1,13 +1,11 @@
 """Energy calibration: random layers on the mapped machine, and a fit of the energy model to what they switch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LinearRegression
 
-from codesign.energy import normal_integers
 from codesign.lowering import LoweredLayer, lower
 from codesign.requantized import RequantizedLayer, lower_requantized, random_rules
 from codesign.sampling import random_operands
@@ -58,6 +56,7 @@ def calibrate_energy(
     held_out: int,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    renew: str = "",
 ) -> tuple[EnergyCalibration, list[dict[str, Any]]]:
     """Measure, fit, and test on layers that were kept apart.
 
@@ -65,6 +64,8 @@ def calibrate_energy(
     ----------
     samples, held_out:
         Layers to fit to, at least 20, and to test on, at least 1.
+    renew:
+        The command that measures again.
 
     Returns
     -------
@@ -76,8 +77,9 @@ def calibrate_energy(
     MachineError
         The mapped machine computes something else than the model, or takes another time.
     """
-    if samples < 20 or held_out < 1:
-        raise InputError(f"expected at least 20 samples and 1 held out, got {samples} and {held_out}: take more.")
+    check_samples(samples, held_out)
+    from sklearn.linear_model import LinearRegression  # takes a second, which no other command shall
+
     rng = np.random.default_rng(seed)
     drawn = [_draw(rng, accelerator, number) for number in range(samples + held_out)]
     measured: list[Activity] = []
@@ -99,7 +101,7 @@ def calibrate_energy(
         fit.fit(matrix[:samples], truth[part][:samples], sample_weight=weights)
         predicted[part] = matrix @ fit.coef_
         errors = np.abs(predicted[part] / truth[part] - 1)[samples:]
-        coefficients = tuple(float(f"{c:.6g}") for c in fit.coef_)
+        coefficients = {name: float(f"{c:.6g}") for name, c in zip(FEATURES[part], fit.coef_, strict=True)}
         parts[part] = Part(
             coefficients=coefficients, median_error=_short(np.median(errors)), max_error=_short(errors.max())
         )
@@ -111,7 +113,7 @@ def calibrate_energy(
     calibration = EnergyCalibration(
         gateware=gateware_hash(),
         tools={"yosys": tool_version("yosys")},
-        renew=f"codesign calibrate --hardware {accelerator.name} --energy --samples {samples} --seed {seed} --store",
+        renew=renew or f"codesign calibrate --hardware {accelerator.name} --energy --samples {samples} --seed {seed}",
         hardware=accelerator.name,
         ff=netlist.ff,
         **parts,
@@ -136,6 +138,12 @@ def calibrate_energy(
         for number, (one, activity) in enumerate(zip(drawn, measured, strict=True))
     ]
     return calibration, rows
+
+
+def check_samples(samples: int, held_out: int) -> None:
+    """`InputError` if they are too few to fit to and to judge by."""
+    if samples < 20 or held_out < 1:
+        raise InputError(f"expected at least 20 samples and 1 held out, got {samples} and {held_out}: take more.")
 
 
 def _short(number: Any) -> float:
@@ -193,10 +201,19 @@ DATA = ("uniform", "normal", "sparse")
 def _with_data(rng: np.random.Generator, operands: Operands, data: str) -> Operands:
     if data == "uniform":
         return operands
-    bits = np.int16(max(operands.weight_bits))
-    weights = normal_integers(rng, operands.weights.shape, bits, operands.signed_weights)
+    bits = max(operands.weight_bits)
+    weights = _normal(rng, operands.weights.shape, bits, operands.signed_weights)
     signed = operands.layer.signed_activations
-    activations = normal_integers(rng, operands.activations.shape, np.int16(operands.activation_bits), signed)
+    activations = _normal(rng, operands.activations.shape, operands.activation_bits, signed)
     if data == "sparse":
         activations *= rng.integers(0, 2, size=activations.shape, dtype=np.int16)
     return replace(operands, weights=weights.astype(np.int64), activations=activations.astype(np.int64))
+
+
+def _normal(rng: np.random.Generator, shape: Sequence[int], bits: int, signed: bool) -> np.ndarray:
+    """int16: normal numbers (their magnitudes, if not signed), three standard deviations the largest integer."""
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    drawn = rng.standard_normal(tuple(shape), dtype=np.float32)
+    drawn *= np.float32(max(1, high)) / np.float32(3)
+    np.round(drawn, out=drawn)
+    return np.clip(drawn if signed else np.abs(drawn), low, high).astype(np.int16)

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from codesign.tensors import plane_words, row_tile_words
+from hardware.cost import words_read
 from hardware.operands import Operands
 from hardware.planes import plane_pairs
 from hardware.schedule import Pass, Schedule
 
+PASSES = 2
+"""Passes of a layer that are followed."""
 RUNS = 6
 """Row tiles with their column tiles that are followed of a large pass ..."""
 TILES = 4
@@ -51,6 +54,8 @@ def layer_switching(operands: Operands, plan: Schedule, seed: int = 0, everythin
 
     Parameters
     ----------
+    operands:
+        Fewer images than the layer has are taken again and again.
     seed:
         Draws which tiles are followed, and the constants of requantization.
     everything:
@@ -65,13 +70,25 @@ def layer_switching(operands: Operands, plan: Schedule, seed: int = 0, everythin
     """
     rng = np.random.default_rng(seed)
     total: Counter[str] = Counter()
-    for work in plan.passes:
-        if work.operation == "matrix":
-            total.update(_pass_switching(operands, work, rng, everything))
-    return dict(total)
+    matrix = [work for work in plan.passes if work.operation == "matrix"]
+    if not matrix:
+        return {}
+    layer, planes = operands.layer, operands.activation_bits
+    height, width = layer.in_height + 2 * layer.padding[0], layer.in_width + 2 * layer.padding[1]
+    image = plane_words(operands.activations, planes, layer.padding)
+    image = image.reshape(len(operands.activations), height, width, -1, planes)
+    chosen = matrix  # parts of a grouped layer are alike
+    if not everything and len(matrix) > PASSES:
+        chosen = [matrix[i] for i in sorted(rng.choice(len(matrix), PASSES, replace=False))]
+    for work in chosen:
+        total.update(_pass_switching(operands, work, image, rng, everything))
+    share = sum(map(_steps, chosen)) / max(1, sum(map(_steps, matrix)))
+    return {name: count / (share or 1) for name, count in total.items()}
 
 
-def _pass_switching(operands: Operands, work: Pass, rng: np.random.Generator, everything: bool) -> dict[str, float]:
+def _pass_switching(
+    operands: Operands, work: Pass, image: np.ndarray, rng: np.random.Generator, everything: bool
+) -> dict[str, float]:
     places = [
         (segment, tile, group)
         for group in range(work.groups)
@@ -87,32 +104,32 @@ def _pass_switching(operands: Operands, work: Pass, rng: np.random.Generator, ev
     before: dict[str, np.ndarray] = {}
     constants = rng.integers(0, 2, size=(1, work.dm, 64 * work.lanes), dtype=np.uint8)
     constants[..., 64:] = 0
-    for run in _runs(operands, work, chosen, everything):
+    for run in _runs(operands, work, image, chosen, everything):
+        # A row tile reads its constants once, however many of its column tiles are followed.
+        reads = work.output.requantized and rng.random() * min(work.group_tiles, work.column_tiles) < len(run.right)
         for number, right in enumerate(run.right):
-            read = constants if work.output.requantized and number == 0 else None
+            read = constants if number == 0 and (reads or (everything and work.output.requantized)) else None
             counted.update(_tile_switching(operands, work, run, right, before, read))
             followed += len(run.left)
         counted["writes"] += int(np.bitwise_count(run.words[1:] ^ run.words[:-1]).sum())
         words += len(run.words)
-    steps = sum(tiles * work.column_tiles * work.steps(bits) for bits, tiles in work.segments if bits)
-    read_words = _words(work)
+    steps = _steps(work)
+    read_words = words_read(work)
     return {
         name: count * (read_words / max(1, words) if name == "writes" else steps / max(1, followed))
         for name, count in counted.items()
     }
 
 
-def _words(work: Pass) -> int:
-    """Words of operands that a pass reads."""
-    rows = sum(tiles * work.lhs_tile_words(bits) for bits, tiles in work.segments)
-    columns = (work.column_tiles - 1) * work.dn + work.last_columns
-    return rows * (1 if work.lhs_resident else work.groups) + columns * work.column_words
+def _steps(work: Pass) -> int:
+    """Steps that multiply."""
+    return sum(tiles * work.column_tiles * work.steps(bits) for bits, tiles in work.segments if bits)
 
 
-def _runs(operands: Operands, work: Pass, places: list[tuple[int, int, int]], everything: bool) -> Iterator[Run]:
+def _runs(
+    operands: Operands, work: Pass, image: np.ndarray, places: list[tuple[int, int, int]], everything: bool
+) -> Iterator[Run]:
     layer, planes = operands.layer, operands.activation_bits
-    height, width = layer.in_height + 2 * layer.padding[0], layer.in_width + 2 * layer.padding[1]
-    image = plane_words(operands.activations, planes, layer.padding).reshape(layer.images, height, width, -1, planes)
     starts = np.cumsum([0, *(tiles for _, tiles in work.segments)])
     for segment, tile, group in places:
         bits = work.segments[segment][0]
@@ -140,7 +157,7 @@ def _columns(image: np.ndarray, operands: Operands, work: Pass, column_tile: int
     row, column = np.divmod(place, layer.out_width)
     rows = row[:, None] * layer.stride[0] + np.arange(work.kernel[0]) * layer.dilation[0]
     columns = column[:, None] * layer.stride[1] + np.arange(work.kernel[1]) * layer.dilation[1]
-    taps = image[image_number[:, None, None], rows[:, :, None], columns[:, None, :]]
+    taps = image[image_number[:, None, None] % len(image), rows[:, :, None], columns[:, None, :]]
     taps = taps[..., work.channel_words[0] : work.channel_words[1], :]
     words = taps.reshape(len(pixels), work.window_words, -1).transpose(0, 2, 1)
     entries = np.zeros((work.dn, words.shape[1], work.chunks * work.lanes), dtype=np.uint64)

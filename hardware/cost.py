@@ -96,7 +96,7 @@ def count_events(plan: Schedule) -> Events:
 
 def pass_events(work: Pass, layer: Layer) -> Events:
     """Events of one instruction, of a layer's pass or of a vector pass over a layer's windows."""
-    read = _words_read(work)
+    read = words_read(work)
     outputs = work.row_tiles * layer.pixels
     planes = layer.pixels * work.plane_words * work.output.plane_bits
     moved = Events(
@@ -108,18 +108,14 @@ def pass_events(work: Pass, layer: Layer) -> Events:
     return moved + (_array_events(work, layer) if work.operation == "matrix" else _vector_events(work, layer))
 
 
-def _groups(work: Pass) -> int:
-    """Times that the row tiles run."""
-    return -(-work.column_tiles // work.group_tiles)
-
-
-def _words_read(work: Pass) -> int:
+def words_read(work: Pass) -> int:
+    """Words of operands that a pass fetches."""
     row_tiles = sum(tiles * work.lhs_tile_words(bits) for bits, tiles in work.segments)
     if work.operation != "matrix":
         row_tiles = 0
     # A port without a valid column fetches one all the same.
     columns = (work.column_tiles - 1) * work.dn + max(work.last_columns, work.ports)
-    return row_tiles * (1 if work.lhs_resident else _groups(work)) + columns * work.column_words
+    return row_tiles * (1 if work.lhs_resident else work.groups) + columns * work.column_words
 
 
 def _array_events(work: Pass, layer: Layer) -> Events:
@@ -127,11 +123,11 @@ def _array_events(work: Pass, layer: Layer) -> Events:
     for bits, tiles in work.segments:
         array_steps += tiles * work.column_tiles * work.steps(bits)
         if not bits:  # but for the constants' own, every tile takes one step
-            idle_steps += tiles * (work.column_tiles - _groups(work))
+            idle_steps += tiles * (work.column_tiles - work.groups)
         kernels = len(work.kernels[start : start + tiles * work.dm])
         useful += kernels * bits * work.activation_bits * layer.reduction * layer.pixels
         start += tiles * work.dm
-    constants = work.row_tiles * _groups(work) * work.output.requantized
+    constants = work.row_tiles * work.groups * work.output.requantized
     return Events(
         plane_products=array_steps * work.dm * work.dn * 64 * work.lanes,
         useful_products=useful,

@@ -8,8 +8,10 @@ board draws `BOARD_IDLE_WATTS` whatever the machine does.
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Self
 
-from hardware.accelerator import Accelerator, load_accelerator
+from pydantic import Field, model_validator
+
 from hardware.calibration import FOLDER, Calibration
 from hardware.cost import Events, count_events
 from hardware.schedule import Schedule
@@ -24,7 +26,7 @@ ARRAY_FEATURES = (
 BUFFER_FEATURES = ("cycles", "row_bits", "column_bits", "writes", "words_read")
 REST_FEATURES = (
     *("cycles", "passes", "steps", "tiles", "row_bits", "column_bits", "writes", "accumulators"),
-    *("words_written", "requantized", "vector_steps"),
+    "words_written",
 )
 FEATURES = {"array": ARRAY_FEATURES, "buffers": BUFFER_FEATURES, "rest": REST_FEATURES}
 """By part, what its switching is fitted to: cycles, events of `hardware.cost.Events`, and toggles in the streams of
@@ -66,10 +68,13 @@ BOARD_IDLE_WATTS = Constant(
 )
 
 
+BOARD_DEVICE = "xc7z020"
+
+
 class Part(Specification):
     """Pins that toggle per unit of every feature of `FEATURES`, and how well that fits."""
 
-    coefficients: tuple[float, ...]
+    coefficients: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     median_error: float
     """Median and largest relative error over the held-out samples."""
     max_error: float
@@ -95,16 +100,23 @@ class EnergyCalibration(Calibration):
     """
 
     hardware: str
-    ff: int
+    ff: Annotated[int, Field(gt=0)]
     array: Part
     buffers: Part
     rest: Part
-    clock_pins: float
-    block_rams: float
+    clock_pins: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    block_rams: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     dynamic_error: tuple[float, float]
     samples: int
     held_out: int
     seed: int
+
+    @model_validator(mode="after")
+    def _all_features(self) -> Self:
+        for part in PARTS:
+            if tuple(getattr(self, part).coefficients) != FEATURES[part]:
+                raise ValueError(f"{part}.coefficients must be those of {', '.join(FEATURES[part])}, in this order")
+        return self
 
 
 @dataclass(frozen=True)
@@ -139,9 +151,7 @@ def feature_values(plan: Schedule, switching: Mapping[str, float], cycles: float
     """Everything that `FEATURES` names, of a layer, and its events; see `layer_energy`."""
     events, array = count_events(plan), plan.accelerator.array
     tiles = sum(work.row_tiles * work.column_tiles for work in plan.passes if work.operation == "matrix")
-    counted = {
-        name: float(getattr(events, name)) for name in ("words_read", "words_written", "requantized", "vector_steps")
-    }
+    counted = {"words_read": float(events.words_read), "words_written": float(events.words_written)}
     counted |= {"cycles": float(cycles), "passes": float(len(plan.passes)), "steps": float(events.array_steps)}
     counted |= {"tiles": float(tiles), "unit_tiles": float(array.dm * array.dn * tiles)}
     seen = defaultdict(float, switching)  # a layer without array steps switches nothing
@@ -176,30 +186,22 @@ def layer_energy(plan: Schedule, cycles: int, switching: Mapping[str, float], ca
 
 def toggled_pins(part: str, values: dict[str, float], calibration: EnergyCalibration) -> float:
     """Pins that toggle in a part of the machine, from the values of its features."""
-    coefficients = getattr(calibration, part).coefficients
-    return sum(c * values[name] for c, name in zip(coefficients, FEATURES[part], strict=True))
+    return sum(c * values[name] for name, c in getattr(calibration, part).coefficients.items())
 
 
-def scaled(calibration: EnergyCalibration, accelerator: Accelerator, ff: int, bram36: float) -> EnergyCalibration:
+def scaled(calibration: EnergyCalibration, ff: int, bram36: float) -> EnergyCalibration:
     """A calibration for a machine that was not measured, from one that was: an estimate.
 
-    What the array and its buffers switch follows from their size; clock pins are taken as proportional to registers,
-    and what requantizing a column switches to the rows. All else is as in the measured machine.
+    What the array and its buffers switch follows from their size; clock pins are taken as proportional to registers.
+    All else is as in the measured machine.
 
     Parameters
     ----------
     ff, bram36:
-        The accelerator's resources, see `hardware.resources`.
+        That machine's resources, see `hardware.resources`.
     """
-    measured = load_accelerator(calibration.hardware)
-    rows = accelerator.array.dm / measured.array.dm
-    rest = tuple(
-        c * rows if name == "requantized" else c
-        for name, c in zip(REST_FEATURES, calibration.rest.coefficients, strict=True)
-    )
     return calibration.model_copy(
         update={
-            "rest": calibration.rest.model_copy(update={"coefficients": rest}),
             "clock_pins": calibration.clock_pins * ff / calibration.ff,
             "block_rams": bram36,
             "ff": ff,

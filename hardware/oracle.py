@@ -211,7 +211,7 @@ def read_table(path: Path, layers: int) -> np.ndarray:
             table = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; give a cost table's name.") from None
-    except ValueError as error:
+    except Exception as error:  # NumPy parses the header as Python, which a damaged one breaks in many ways
         raise InputError(f"{path} is no .npy file of numbers ({error}): let `codesign cost --lut` write one.") from None
     try:
         return check_table(table, layers, rows=(MAX_BITS,))

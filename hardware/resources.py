@@ -7,8 +7,10 @@ them. These factors are fitted to machines that Yosys has synthesised, see `benc
 
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
+from typing import Self
 
 import numpy as np
+from pydantic import model_validator
 
 from hardware.accelerator import Accelerator, Array, Buffers, Memory
 from hardware.board import Device
@@ -188,6 +190,12 @@ class ResourceLaw(Calibration):
     ff: dict[str, float]
     fitted: list[Sample]
     held_out: list[Sample]
+
+    @model_validator(mode="after")
+    def _all_terms(self) -> Self:
+        if set(self.lut) != set(TERMS) or set(self.ff) != set(TERMS):
+            raise ValueError(f"lut and ff need a number each for {', '.join(TERMS)}")
+        return self
 
     def predict_all(self, accelerators: Sequence[Accelerator]) -> np.ndarray:
         """LUTs, flip-flops, 36 Kbit blocks and multipliers: ``len(accelerators) x 4``, in the order of `Resources`."""

@@ -92,8 +92,9 @@ def check_budget(budget: Budget, table: np.ndarray, lowest: int, pinned: np.ndar
     Raises
     ------
     InputError
-        The machine cannot run the network at 8/8 bits, so there is nothing to take a share of; or the budget is
-        below the cost with every free layer at ``lowest`` bits. The message names the lowest budget that works.
+        The machine cannot run the network at 8/8 bits, or that costs nothing, so there is nothing to take a share of;
+        a layer cannot run at ``lowest`` bits; or the budget is below the cost with every free layer at ``lowest`` bits.
+        That message names the lowest budget that works.
     """
     full = float(total_cost(np.full((len(table), 2), MAX_BITS), table))
     if math.isinf(full):
@@ -101,7 +102,15 @@ def check_budget(budget: Budget, table: np.ndarray, lowest: int, pinned: np.ndar
             f"budget {budget} is a share of the cost at {MAX_BITS} bits, but the buffers are too small for "
             f"{MAX_BITS} bits in some layer: choose an accelerator with larger buffers."
         )
+    if full <= 0:
+        raise InputError(
+            f"budget {budget} is a share of the cost at {MAX_BITS} bits, which is {full:g}: give a table of real costs."
+        )
     least = float(total_cost(np.where(pinned[:, None], MAX_BITS, np.full((1, 2), lowest)), table))
+    if math.isinf(least):
+        raise InputError(
+            f"budget {budget} cannot be reached: some layer has no finite cost at {lowest} bits; raise the lowest bits."
+        )
     if budget.ratio * full >= least:
         return budget.ratio * full
     thousandths = math.ceil(1000 * least / full)

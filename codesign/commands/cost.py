@@ -27,7 +27,7 @@ from codesign.workload import choose_policy, load_workload
 from hardware.accelerator import Accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.cycles import layer_cycles
-from hardware.energy import BOARD_IDLE_WATTS, Energy
+from hardware.energy import BOARD_DEVICE, BOARD_IDLE_WATTS, Energy
 from hardware.files import check_writable
 from hardware.oracle import write_table
 from hardware.resources import Resources
@@ -108,7 +108,7 @@ def command(
     say(f"{cycles:,} cycles, {1e3 * latency:.3f} ms at {accelerator.clock_mhz:g} MHz (clock assumed)")
     energy = sum(energies[1:], energies[0]) if energies else None
     if energy and priced:
-        say(energy_text(energy, priced[1], latency))
+        say(energy_text(energy, priced[1], latency if accelerator.device == BOARD_DEVICE else None))
     result.write(
         {
             "network": network,
@@ -124,13 +124,16 @@ def command(
     )
 
 
-def energy_text(energy: Energy, basis: str, latency: float) -> str:
-    """One line: dynamic energy with its range, what it is based on, and what the board takes beside it."""
-    return (
+def energy_text(energy: Energy, basis: str, latency: float | None) -> str:
+    """One line: dynamic energy with its range, what it is based on, and what a PYNQ-Z2 takes beside it in that time."""
+    text = (
         f"{1e6 * energy.dynamic:.4g} µJ dynamic ({1e6 * energy.low:.3g} to {1e6 * energy.high:.3g} by the range of the "
-        f"constants; {energy.dram / energy.dynamic:.0%} DRAM), typical data, {basis}; beside it the board's "
-        f"{BOARD_IDLE_WATTS.value:g} W take {1e6 * BOARD_IDLE_WATTS.value * latency:.4g} µJ"
+        f"constants; {energy.dram / energy.dynamic:.0%} DRAM), typical data, {basis}"
     )
+    if latency is not None:
+        idle = BOARD_IDLE_WATTS.value
+        text += f"; an idle PYNQ-Z2's {idle:g} W take {1e6 * idle * latency:.4g} µJ in that time"
+    return text
 
 
 def _resources(accelerator: Accelerator, used: Resources | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pandas as pd
 import yaml
 
 from codesign.commands.common import Result, out, progress_bar, say, table
-from codesign.energy_calibration import calibrate_energy
+from codesign.energy_calibration import calibrate_energy, check_samples
 from codesign.plots import energy_against_netlist
 from hardware.accelerator import accelerator_names, load_accelerator
 from hardware.calibration import FOLDER
@@ -26,9 +26,12 @@ def calibrate_switching(
     path = FOLDER / f"energy-{accelerator.name}.yaml"
     for file in (*([directory / "switching.csv"] if directory else []), *([path] if store else [])):
         check_writable(file)
+    check_samples(samples, samples)
     say("mapping the machine and compiling its netlist take minutes, the first time")
     with progress_bar("layers on the netlist", 2 * samples) as progress:
-        calibration, rows = calibrate_energy(accelerator, samples, samples, seed, progress)
+        renew = f"codesign calibrate --hardware {hardware} --energy --samples {samples} --seed {seed}"
+        renew += " --store" if hardware in accelerator_names() else ""
+        calibration, rows = calibrate_energy(accelerator, samples, samples, seed, progress, renew)
     lines = table(f"{accelerator.name}: {samples} held-out layers", "part", "median error", "largest error")
     for part in PARTS:
         fit = getattr(calibration, part)

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from codesign.energy import typical_operands
 from codesign.streams import _accumulate, layer_switching
@@ -12,6 +13,7 @@ from hardware.layer import Layer
 from hardware.operands import Operands
 from hardware.planes import plane_pairs
 from hardware.schedule import Output, Schedule, schedule, vector_passes
+from policies.quantizers import levels, quantize_weights, weight_scales
 
 LAYERS = {
     "linear": Layer("fc", "linear", 150, 5, images=5),
@@ -146,13 +148,34 @@ def test_pruned_kernels_and_vector_passes_switch_nothing(tiny):
 
 @pytest.mark.parametrize(("bits", "signed"), [(8, True), (4, True), (2, True), (1, True), (8, False), (3, False)])
 def test_typical_integers_fit_their_width_and_use_it(bits, signed):
-    layer = Layer("fc", "linear", 300, 40, images=200, signed_activations=signed)
+    layer = Layer("fc", "linear", 3000, 40, images=200, signed_activations=signed)
     operands = typical_operands(layer, (bits, 0) * 20, bits)
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
-    assert operands.activations.min() in (low, low + 1)  # the lowest of two bits is 4.5 deviations away
-    assert operands.activations.max() == high
+    low, high = levels(bits, signed)
+    assert len(operands.activations) == 1  # stands for all images
+    for integers, (least, most) in ((operands.activations, (low, high)), (operands.weights, levels(bits, True))):
+        assert least <= integers.min() <= 0.7 * least
+        assert 0.7 * most <= integers.max() <= most
     assert not operands.weights[1::2].any()
-    assert operands.weights.min() >= -(1 << bits - 1)
-    assert operands.weights.max() <= max(0, (1 << bits - 1) - 1)
     again = typical_operands(layer, (bits, 0) * 20, bits)
     assert (again.weights == operands.weights).all()
+
+
+def test_typical_integers_are_what_the_quantizer_makes_of_normal_weights():
+    layer = Layer("fc", "linear", 2000, 8)
+    drawn = torch.from_numpy(np.random.default_rng(9).standard_normal((8, 2000, 1, 1)))
+    for bits in (1, 2, 3, 4, 8):
+        widths = (bits,) * 8
+        quantized = quantize_weights(drawn, weight_scales(drawn, widths), widths)
+        typical = typical_operands(layer, widths, 4).weights
+        zeros = [float((np.asarray(one) == 0).mean()) for one in (quantized, typical)]
+        assert zeros[1] == pytest.approx(zeros[0], abs=0.06), bits
+
+
+def test_one_image_stands_for_all(tiny):
+    layer = Layer("conv", "conv", 40, 4, 6, 6, kernel=(3, 3))
+    two = replace(layer, images=2)
+    one, both = (
+        layer_switching(typical_operands(each, (3,) * 4, 2), schedule(each, 3, 2, tiny), everything=True)
+        for each in (layer, two)
+    )
+    assert both["column_bits"] == pytest.approx(2 * one["column_bits"], rel=0.05)

@@ -18,6 +18,7 @@ from hardware.energy import (
     layer_energy,
     scaled,
 )
+from hardware.errors import InputError
 from hardware.layer import Layer
 from hardware.schedule import schedule
 
@@ -25,7 +26,8 @@ LAYER = Layer("conv", "conv", 64, 16, 6, 6, kernel=(3, 3), padding=(1, 1))
 
 
 def part(features: tuple[str, ...], **coefficients: float) -> Part:
-    return Part(coefficients=[coefficients.get(name, 0.0) for name in features], median_error=0.01, max_error=0.02)
+    named = {name: coefficients.get(name, 0.0) for name in features}
+    return Part(coefficients=named, median_error=0.01, max_error=0.02)
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def calibration() -> EnergyCalibration:
         ff=9_000,
         array=part(FEATURES["array"], unit_tiles=2.0, row_pins=0.5),
         buffers=part(FEATURES["buffers"], column_bits=3.0),
-        rest=part(FEATURES["rest"], cycles=7.0, requantized=100.0),
+        rest=part(FEATURES["rest"], cycles=7.0, words_written=100.0),
         clock_pins=1_000.0,
         block_rams=8.0,
         dynamic_error=(0.01, 0.02),
@@ -60,7 +62,7 @@ def test_energy_is_the_sum_of_its_parts(tiny, calibration):
     pj = 1e-12 * PIN_PICOJOULES.value
     assert one.array == pytest.approx(pj * (2.0 * 4 * 8 * 18 + 0.5 * 2 * 1_000))  # 8 x 18 tiles of 4 units
     assert one.buffers == pytest.approx(pj * 3.0 * 10)
-    assert one.rest == pytest.approx(pj * (7.0 * cycles + 100.0 * events.requantized))
+    assert one.rest == pytest.approx(pj * (7.0 * cycles + 100.0 * events.words_written))
     assert one.clock == pytest.approx(pj * 2 * 1_000 * cycles)
     assert one.block_ram == pytest.approx(1e-12 * BLOCK_RAM_PICOJOULES.value * 8 * cycles)
     words = events.words_read + events.words_written
@@ -81,13 +83,24 @@ def test_more_bits_cost_more_even_of_silent_data(tiny, calibration):
     assert energy(calibration, tiny, 4, 2).dynamic < energy(calibration, tiny, 4, 4).dynamic
 
 
-def test_a_machine_that_was_not_measured_is_estimated_by_its_size(machine, calibration):
-    wide = machine(dm=8)
-    estimate = scaled(calibration, wide, ff=18_000, bram36=20.0)
+def test_a_machine_that_was_not_measured_is_estimated_by_its_size(calibration):
+    estimate = scaled(calibration, ff=18_000, bram36=20.0)
     assert (estimate.clock_pins, estimate.block_rams) == (2_000.0, 20.0)
-    requantized = FEATURES["rest"].index("requantized")
-    assert estimate.rest.coefficients[requantized] == 400.0
-    assert estimate.array == calibration.array
+    assert (estimate.array, estimate.rest) == (calibration.array, calibration.rest)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ff": 0},
+        {"block_rams": float("nan")},
+        {"array": {"coefficients": {"cycles": 1.0}, "median_error": 0.0, "max_error": 0.0}},
+    ],
+    ids=str,
+)
+def test_a_damaged_calibration_is_refused(calibration, change):
+    with pytest.raises(InputError, match="not a valid EnergyCalibration"):
+        EnergyCalibration.from_mapping(calibration.model_dump() | change, "it")
 
 
 def test_all_fields_of_an_energy_add_up():

@@ -180,3 +180,13 @@ def test_a_real_machines_table_is_backed_off_to_the_budget():
     bits = back_off(np.full((2, 2), 8), table, target, 2, np.zeros(2, dtype=bool))
     assert target == 0.4 * plain_cost([(8, 8), (8, 8)], table)
     assert plain_cost(bits.tolist(), table) <= target
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"), [((1, 1), "no finite cost at 2 bits"), ((7, 7), "give a table of real costs")]
+)
+def test_a_table_without_real_costs_is_refused(entry, says):
+    table = np.ones((3, 8, 8))
+    table[:, *entry] = np.inf if entry == (1, 1) else 0.0
+    with pytest.raises(InputError, match=says):
+        check_budget(Budget("latency", 0.5), table, 2, np.zeros(3, dtype=bool))
