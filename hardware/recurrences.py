@@ -15,8 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-_inner = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]  # not in its stub
-"""For functions that only compiled ones call: nothing to call them from Python is compiled."""
+_OPTIONS = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_inner = njit(cache=True, **_OPTIONS)  # type: ignore[call-overload]  # not all are in its stub
+"""For functions that only compiled ones call: inlined, as copying their many arguments takes as long as what they do,
+and nothing is compiled to call them from Python."""
 
 
 class Latencies(NamedTuple):

@@ -27,7 +27,14 @@ from codesign.workload import choose_policy, load_workload
 from hardware.accelerator import Accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.cycles import layer_cycles
-from hardware.energy import BOARD_DEVICE, BOARD_IDLE_WATTS, Energy
+from hardware.energy import (
+    BLOCK_RAM_PICOJOULES,
+    BOARD_DEVICE,
+    BOARD_IDLE_WATTS,
+    DRAM_PICOJOULES_PER_BIT,
+    PIN_PICOJOULES,
+    Energy,
+)
 from hardware.files import check_writable
 from hardware.oracle import write_table
 from hardware.resources import Resources
@@ -125,10 +132,18 @@ def command(
 
 
 def energy_text(energy: Energy, basis: str, latency: float | None) -> str:
-    """One line: dynamic energy with its range, what it is based on, and what a PYNQ-Z2 takes beside it in that time."""
+    """One line: dynamic energy, its range and where that comes from, and what a PYNQ-Z2 takes beside it."""
+    constants = ", ".join(
+        f"{one.value:g} pJ per {what} ({one.low:g} to {one.high:g})"
+        for what, one in (
+            ("pin", PIN_PICOJOULES),
+            ("block RAM and cycle", BLOCK_RAM_PICOJOULES),
+            ("DRAM bit", DRAM_PICOJOULES_PER_BIT),
+        )
+    )
     text = (
-        f"{1e6 * energy.dynamic:.4g} µJ dynamic ({1e6 * energy.low:.3g} to {1e6 * energy.high:.3g} by the range of the "
-        f"constants; {energy.dram / energy.dynamic:.0%} DRAM), typical data, {basis}"
+        f"{1e6 * energy.dynamic:.4g} µJ dynamic, {energy.dram / energy.dynamic:.0%} of it DRAM; {1e6 * energy.low:.3g} "
+        f"to {1e6 * energy.high:.3g} by the ranges of {constants}; typical data, {basis}"
     )
     if latency is not None:
         idle = BOARD_IDLE_WATTS.value
