@@ -317,6 +317,29 @@ def _move_on(state: np.ndarray, lhs: np.ndarray, rhs: np.ndarray, fetches: bool,
 
 
 @_inner
+def _multiply_out(
+    state: np.ndarray,
+    lhs: np.ndarray,
+    rhs: np.ndarray,
+    fetches: bool,
+    interval: int,
+    at: Latencies,
+    packed: np.ndarray,
+    saved: np.ndarray,
+    seen: np.ndarray,
+    alike: int,
+) -> int:
+    """After a turn of a loop: how many of the ``alike`` turns that come the state has just been moved beyond."""
+    count = _pack(state, lhs, rhs, fetches, interval, at, packed)
+    period = _period(packed, count, saved, seen, state[LAST_STEP])
+    if not period:
+        return 0
+    times = alike // period
+    _move_on(state, lhs, rhs, fetches, times * (state[LAST_STEP] - seen[2]), at)
+    return int(times * period)
+
+
+@_inner
 def _forget(seen: np.ndarray) -> None:
     seen[:] = 0
 
@@ -368,21 +391,11 @@ def _matrix(
                 row += 1
                 alike = min(end, work.row_tiles - 1) - row  # the last row tile's results are not like the others'
                 if skip and alike > 0:
-                    count = _pack(state, lhs, rhs, fetches, interval, at, packed)
-                    period = _period(packed, count, row_saved, row_seen, state[LAST_STEP])
-                    if period:
-                        times = alike // period
-                        row += times * period
-                        _move_on(state, lhs, rhs, fetches, times * (state[LAST_STEP] - row_seen[2]), at)
+                    row += _multiply_out(state, lhs, rhs, fetches, interval, at, packed, row_saved, row_seen, alike)
         group += 1
         alike = groups - 1 - group  # the last group may be smaller
         if skip and alike > 0:
-            count = _pack(state, lhs, rhs, True, interval, at, packed)
-            period = _period(packed, count, group_saved, group_seen, state[LAST_STEP])
-            if period:
-                times = alike // period
-                group += times * period
-                _move_on(state, lhs, rhs, True, times * (state[LAST_STEP] - group_seen[2]), at)
+            group += _multiply_out(state, lhs, rhs, True, interval, at, packed, group_saved, group_seen, alike)
 
 
 @_inner
@@ -410,12 +423,7 @@ def _vector(state: np.ndarray, work: Work, steps: int, interval: int, latency: i
         tile += 1
         alike = work.column_tiles - 1 - tile  # the last tile may be smaller
         if skip and alike > 0:
-            count = _pack(state, lhs, rhs, True, interval, at, packed)
-            period = _period(packed, count, saved, seen, state[LAST_STEP])
-            if period:
-                times = alike // period
-                tile += times * period
-                _move_on(state, lhs, rhs, True, times * (state[LAST_STEP] - seen[2]), at)
+            tile += _multiply_out(state, lhs, rhs, True, interval, at, packed, saved, seen, alike)
 
 
 @njit(cache=True)
