@@ -25,13 +25,13 @@ def learning_curve(rewards: Sequence[float], title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def bits_per_layer(names: Sequence[str], bits: Sequence[tuple[int, int]], title: str, path: Path) -> None:
+def bits_per_layer(names: Sequence[str], bits: Sequence[tuple[float, int]], title: str, path: Path) -> None:
     """Weight and activation bits of every layer as a bar chart, as PNG."""
     figure, axes = plt.subplots(figsize=(max(5.0, 0.5 * len(names) + 2), 4), layout="constrained")
     positions = np.arange(len(names))
     for operand, (label, shift) in enumerate((("weights", -0.2), ("activations", 0.2))):
         bars = axes.bar(positions + shift, [pair[operand] for pair in bits], 0.4, label=label)
-        axes.bar_label(bars, fontsize=7)
+        axes.bar_label(bars, fmt="{:.3g}", fontsize=7)
     axes.set_xticks(positions, names, rotation=60, ha="right", parse_math=False)
     axes.set(ylabel="bits", ylim=(0, 9))
     axes.set_title(title, parse_math=False)

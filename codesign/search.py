@@ -1,4 +1,4 @@
-"""Runs an agent in the environment, episode after episode, and survives being killed at any moment.
+"""Runs an agent on a task, episode after episode, and survives being killed at any moment.
 
 After every episode all that the next one depends on is written to ``checkpoint.pt``, by renaming: a run that was
 killed continues from its last finished episode and ends exactly where an uninterrupted run ends. ``results.csv`` is
@@ -18,7 +18,7 @@ from codesign.checkpoint import save_tensors
 from hardware.errors import InputError
 from hardware.files import replacing
 from policies.agent import Agent
-from policies.environment import BitWidthEnv
+from policies.task import Task
 
 CHECKPOINT = "checkpoint.pt"
 RESULTS = "results.csv"
@@ -39,31 +39,34 @@ class SearchResult:
     rows: list[dict[str, Any]]
     best: int
 
-    def bits(self) -> list[tuple[int, int]]:
-        """Weight and activation bits of the best policy's layers."""
-        return [(int(pair[0]), int(pair[1])) for pair in self.rows[self.best]["bits"].split()]
+    @classmethod
+    def of(cls, rows: list[dict[str, Any]]) -> "SearchResult":
+        """The result of these episodes."""
+        return cls(rows, min(range(len(rows)), key=lambda index: (-rows[index]["reward"], rows[index]["cost"], index)))
 
 
 def search(
-    environment: BitWidthEnv,
+    task: Task,
     agent: Agent,
     episodes: int,
     directory: Path,
     settings: dict[str, Any],
     resume: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[SearchResult], None] | None = None,
 ) -> SearchResult:
     """Play ``episodes`` episodes.
 
     Parameters
     ----------
     directory:
-        Gets `CHECKPOINT` and `RESULTS`: columns ``episode, reward, accuracy, cost, cost_ratio, budget_used, cached,
-        bits`` (one digit pair per layer, weight then activation bits).
+        Gets `CHECKPOINT` and `RESULTS`: columns ``episode, evaluations`` (policies asked for so far), then those of
+        `policies.task.Outcome.row`.
     settings:
         All that the run depends on (names, seed, budget, ...): numbers and strings. A resumed run must have the same.
     resume:
         Continue the run that ``directory`` holds, if it holds one.
+    progress:
+        Called with what has been found so far, at the start (if that is a resumed run) and after every episode.
 
     Raises
     ------
@@ -73,19 +76,19 @@ def search(
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(directory / ".lock", timeout=0):
-            return _search(environment, agent, episodes, directory, settings, resume, progress)
+            return _search(task, agent, episodes, directory, settings, resume, progress)
     except Timeout:
         raise InputError(f"another search is at work in {directory}: wait for it, or choose another --out.") from None
 
 
 def _search(
-    environment: BitWidthEnv,
+    task: Task,
     agent: Agent,
     episodes: int,
     directory: Path,
     settings: dict[str, Any],
     resume: bool,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[SearchResult], None] | None,
 ) -> SearchResult:
     checkpoint = directory / CHECKPOINT
     rows: list[dict[str, Any]] = []
@@ -93,24 +96,30 @@ def _search(
         saved = _read_checkpoint(checkpoint, settings, resume)
         rows = saved["rows"]
         agent.load_state_dict(saved["agent"])
-        environment.evaluations = saved["evaluations"]
+        task.evaluations, task.asked = saved["evaluations"], set(saved["asked"])
         _write_results(rows, directory)  # the last run may have died between its two files
-    if progress:
-        progress(len(rows))
+    if progress and rows:
+        progress(SearchResult.of(rows))
     for episode in range(len(rows), episodes):
-        rows.append({"episode": episode} | _play(environment, agent))
+        rows.append(play(task, agent, episode))
         state = {
             "settings": settings,
             "rows": rows,
             "agent": agent.state_dict(),
-            "evaluations": environment.evaluations,
+            "evaluations": task.evaluations,
+            "asked": sorted(task.asked),
         }
         save_tensors(state, checkpoint)
         _write_results(rows, directory)
         if progress:
-            progress(episode + 1)
-    best = min(range(len(rows)), key=lambda index: (-rows[index]["reward"], rows[index]["cost"], index))
-    return SearchResult(rows, best)
+            progress(SearchResult.of(rows))
+    return SearchResult.of(rows)
+
+
+def play(task: Task, agent: Agent, episode: int) -> dict[str, Any]:
+    """One episode and its row."""
+    outcome = agent.episode()
+    return {"episode": episode, "evaluations": len(task.asked)} | outcome.row(task.space)
 
 
 def _write_results(rows: list[dict[str, Any]], directory: Path) -> None:
@@ -124,16 +133,6 @@ def check_directory(directory: Path, settings: dict[str, Any], resume: bool) -> 
         _read_checkpoint(directory / CHECKPOINT, settings, resume)
 
 
-def _play(environment: BitWidthEnv, agent: Agent) -> dict[str, Any]:
-    observation, _ = environment.reset()
-    over = False
-    while not over:
-        observation, reward, over, _, info = environment.step(agent.act(observation))
-    agent.finish_episode(reward)
-    bits = " ".join(f"{e.weights.bits}{e.activations.bits}" for e in info.pop("policy").layers)
-    return {"reward": float(reward), **info, "bits": bits}
-
-
 def _read_checkpoint(checkpoint: Path, settings: dict[str, Any], resume: bool) -> dict[str, Any]:
     directory = checkpoint.parent
     if not resume:
@@ -141,7 +140,7 @@ def _read_checkpoint(checkpoint: Path, settings: dict[str, Any], resume: bool) -
     try:
         saved = torch.load(checkpoint, weights_only=True)
         theirs = dict(saved["settings"])
-        if not {"rows", "agent", "evaluations"} <= saved.keys():
+        if not {"rows", "agent", "evaluations", "asked"} <= saved.keys():
             raise ValueError("it is incomplete")
     except Exception as error:  # torch.load raises nearly anything for a damaged file
         raise InputError(f"{checkpoint} cannot be read ({error}): choose another --out and start again.") from None

@@ -133,6 +133,12 @@ def calibrate(traced: Traced, data: Data) -> Calibration:
     return Calibration(traced, _subset(data.train, CALIBRATION_IMAGES, np.random.default_rng(0)).batch())
 
 
+def weight_deviation(traced: Traced) -> np.ndarray:
+    """Standard deviation of every layer's weights, float64, (layers,): part of what ReLeQ's agent is told."""
+    parameters = dict(traced.graph_module.named_parameters())
+    return np.array([float(parameters[f"{layer.name}.weight"].detach().std()) for layer in traced.layers])
+
+
 class FineTuneEvaluator:
     """Accuracy of policies, as an agent's environment asks for it.
 

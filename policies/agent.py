@@ -1,24 +1,22 @@
 """What every search agent can do, and where agents are made by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from hardware.errors import unknown
 from policies.baselines import RandomAgent, UniformAgent
+from policies.environment import BitWidthEnv
 from policies.haq import HaqAgent
+from policies.task import Outcome, Task
 
 
 class Agent(Protocol):
-    """Chooses one action per step of an episode of `policies.environment.BitWidthEnv` and learns between episodes."""
+    """Searches a task, one policy per episode."""
 
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        """The action for an observation: float32, (1,), in [0, 1]. Called once per step, in the episode's order."""
-        ...
-
-    def finish_episode(self, reward: float) -> None:
-        """Take note of the reward of the episode that has just ended, and learn from it."""
+    def episode(self) -> Outcome:
+        """Choose a policy, have it evaluated, and learn from it. Returns what became of it."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -40,10 +38,62 @@ class Agent(Protocol):
         ...
 
 
-_AGENTS: dict[str, Callable[[int, int, int], Agent]] = {
-    "haq": HaqAgent,
-    "random": lambda steps, episodes, seed: RandomAgent(seed),
-    "uniform": lambda steps, episodes, seed: UniformAgent(),
+class StepAgent(Protocol):
+    """Chooses one action per step of an episode of `policies.environment.BitWidthEnv`, and learns between episodes."""
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """The action for an observation: float32, (1,), in [0, 1]. Called once per step, in the episode's order."""
+        ...
+
+    def finish_episode(self, rewards: Sequence[float]) -> None:
+        """Take note of the rewards of the episode's steps, and learn from them."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Agent.state_dict`."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As `Agent.load_state_dict`."""
+        ...
+
+
+class Player:
+    """An `Agent` that walks the environment step by step."""
+
+    def __init__(self, environment: BitWidthEnv, agent: StepAgent) -> None:
+        self.environment, self.agent = environment, agent
+
+    def episode(self) -> Outcome:
+        """One walk over all variables."""
+        observation, _ = self.environment.reset()
+        rewards: list[float] = []
+        over = False
+        while not over:
+            observation, reward, over, _, info = self.environment.step(self.agent.act(observation))
+            rewards.append(float(reward))
+        self.agent.finish_episode(rewards)
+        outcome: Outcome = info["outcome"]
+        return outcome
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step agent's."""
+        return self.agent.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The step agent's."""
+        self.agent.load_state_dict(state)
+
+
+def _haq(task: Task, episodes: int, seed: int) -> Agent:
+    environment = BitWidthEnv(task, "haq")
+    return Player(environment, HaqAgent(environment.steps_per_episode, episodes, seed))
+
+
+_AGENTS: dict[str, Callable[[Task, int, int], Agent]] = {
+    "haq": _haq,
+    "random": lambda task, episodes, seed: RandomAgent(task, seed),
+    "uniform": lambda task, episodes, seed: UniformAgent(task),
 }
 
 
@@ -52,15 +102,19 @@ def agent_names() -> list[str]:
     return sorted(_AGENTS)
 
 
-def make_agent(name: str, *, steps_per_episode: int, episodes: int, seed: int) -> Agent:
-    """A new agent.
+def check_agent(name: str) -> None:
+    """Raise `InputError` unless `make_agent` knows the name."""
+    if name not in _AGENTS:
+        raise unknown("agent", name, _AGENTS)
+
+
+def make_agent(name: str, task: Task, *, episodes: int, seed: int) -> Agent:
+    """A new agent for a task.
 
     Parameters
     ----------
     name:
         One of `agent_names`.
-    steps_per_episode:
-        Actions per episode, ``BitWidthEnv.steps_per_episode``.
     episodes:
         Length of the whole run, which warm-up and exploration are fitted to.
     seed:
@@ -71,6 +125,5 @@ def make_agent(name: str, *, steps_per_episode: int, episodes: int, seed: int) -
     InputError
         An unknown name.
     """
-    if name not in _AGENTS:
-        raise unknown("agent", name, _AGENTS)
-    return _AGENTS[name](steps_per_episode, episodes, seed)
+    check_agent(name)
+    return _AGENTS[name](task, episodes, seed)

@@ -1,32 +1,29 @@
-"""What a learning agent must beat: chance, and the same width everywhere."""
+"""What a learning agent must beat at the least: chance, and the same width everywhere."""
 
 import json
 from typing import Any
 
 import numpy as np
 
-CHOICES = 7
-"""Widths of the usual range, 2 to 8 bits."""
+from policies.task import Outcome, Task
 
 
 class RandomAgent:
-    """Uniform random actions. The environment's back-off makes every policy fit the budget.
+    """Uniform random widths. The task's back-off makes every policy fit the budget.
 
     Parameters
     ----------
     seed:
-        Of the actions.
+        Of the widths.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, task: Task, seed: int) -> None:
+        self._task = task
         self._generator = np.random.default_rng(seed)
 
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        """A uniform random action, whatever the observation."""
-        return self._generator.random(1, dtype=np.float32)
-
-    def finish_episode(self, reward: float) -> None:
-        """Nothing to learn."""
+    def episode(self) -> Outcome:
+        """One random policy."""
+        return self._task.evaluate(random_vector(self._task, self._generator))
 
     def state_dict(self) -> dict[str, Any]:
         """The random generator's state as JSON."""
@@ -37,25 +34,34 @@ class RandomAgent:
         self._generator.bit_generator.state = json.loads(state["generator"])
 
 
-class UniformAgent:
-    """One action for all steps of an episode: 8 bits in the first episode, then 7, ..., 2, then 8 again.
+def random_vector(task: Task, generator: np.random.Generator) -> np.ndarray:
+    """Every variable at one of its widths, all alike likely: int, (variables,)."""
+    actions = generator.random(len(task.space.variables))
+    return np.array(
+        [
+            variable.widths[int(action * len(variable.widths))]
+            for variable, action in zip(task.space.variables, actions.tolist(), strict=True)
+        ]
+    )
 
-    Widths over the budget are backed off, and those below it leave budget unused, so a few episodes tell all that
-    uniform widths can do: the eighth repeats the first and is answered from the environment's cache. With another range
-    of widths than 2 to 8 the seven actions are spread evenly over it.
+
+class UniformAgent:
+    """The same rank of width for all variables: the widest in the first episode, then the next lower, and so on.
+
+    After the lowest it starts again, which the task answers from its cache. Widths over the budget are backed off, and
+    those below it leave budget unused, so a few episodes tell all that uniform widths can do.
     """
 
-    def __init__(self) -> None:
-        self._episode = 0
+    def __init__(self, task: Task) -> None:
+        self._task, self._episode = task, 0
 
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        """The middle of this episode's width, whatever the observation."""
-        rank = CHOICES - 1 - self._episode % CHOICES
-        return np.array([(rank + 0.5) / CHOICES], dtype=np.float32)
-
-    def finish_episode(self, reward: float) -> None:
-        """On to the next width."""
+    def episode(self) -> Outcome:
+        """The next uniform policy."""
+        variables = self._task.space.variables
+        ranks = max(len(variable.widths) for variable in variables)
+        share = 1 - (self._episode % ranks + 0.5) / ranks
         self._episode += 1
+        return self._task.evaluate(np.array([one.widths[int(share * len(one.widths))] for one in variables]))
 
     def state_dict(self) -> dict[str, Any]:
         """The number of finished episodes."""

@@ -1,24 +1,18 @@
-"""The latency budget: what a policy costs, and how bits are taken away until it fits.
-
-Inside a search a policy is an int array ``bits`` of shape (layers, 2): weight bits, activation bits. ``table`` is the
-(layers, 8, 8) array of `hardware.cost.cost_table`, indexed ``[layer, weight bits - 1, activation bits - 1]``, and
-`hardware.oracle.total_cost` prices by it; an infinite entry means that the buffers are too small, and is over every
-target.
-"""
+"""Budgets: shares of what 8 bits everywhere cost, and how bits are taken away until a policy fits."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from hardware.errors import InputError, unknown
-from hardware.oracle import total_cost
 from hardware.schedule import MAX_BITS
+from policies.costs import METRICS, Costs
 
-Metric = Literal["latency"]
-WEIGHTS, ACTIVATIONS = 0, 1
-"""Columns of ``bits``."""
+NONE = "none"
+"""What a user writes for no budget at all."""
 
 
 @dataclass(frozen=True)
@@ -27,130 +21,152 @@ class Budget:
 
     Parameters
     ----------
-    metric:
-        What is counted. ``latency``: cycles.
+    shares:
+        Metrics and how much each counts; of several, the weighted sum of their ratios is limited.
     ratio:
         Share of the cost at 8/8 bits, in (0, 1].
 
     Raises
     ------
     InputError
-        An unknown metric, or a ratio outside (0, 1].
+        An unknown metric, a share that is not positive, or a ratio outside (0, 1].
     """
 
-    metric: Metric
+    shares: tuple[tuple[str, float], ...]
     ratio: float
 
     def __post_init__(self) -> None:
-        if self.metric not in get_args(Metric):
-            raise unknown("budget metric", self.metric, get_args(Metric))
+        for metric, share in self.shares:
+            if metric not in METRICS:
+                raise unknown("budget metric", metric, METRICS)
+            if not 0 < share < math.inf:
+                raise InputError(f"the share of {metric} in a budget is above 0, got {share:g}: write 0.5*{metric}.")
         if not 0 < self.ratio <= 1:  # also refuses nan
             raise InputError(
-                f"a {self.metric} budget is a share of the 8-bit cost, above 0 and at most 1, got {self.ratio:g}: "
-                f"write for example {self.metric}=0.6."
+                f"a {self.mix} budget is a share of the 8-bit cost, above 0 and at most 1, got {self.ratio:g}: "
+                f"write for example {self.mix}=0.6."
             )
 
+    @property
+    def mix(self) -> str:
+        """The metrics as a user writes them."""
+        return "+".join(metric if share == 1 else f"{share:g}*{metric}" for metric, share in self.shares)
+
     def __str__(self) -> str:
-        return f"{self.metric}={self.ratio:g}"
+        return f"{self.mix}={self.ratio:g}"
 
 
-def parse_budget(text: str) -> Budget:
-    """The budget that a user wrote as ``metric=ratio``.
+def parse_budgets(text: str) -> tuple[Budget, ...]:
+    """The budgets that a user wrote: ``metric=ratio``, mixed metrics, several with commas, or ``none``.
 
-    >>> parse_budget("latency=0.6")
-    Budget(metric='latency', ratio=0.6)
+    >>> [str(budget) for budget in parse_budgets("latency=0.6, 0.5*size+0.5*energy=0.4")]
+    ['latency=0.6', '0.5*size+0.5*energy=0.4']
+
+    A mix whose shares do not add up to 1 is taken as it is: ``latency+energy=0.8`` limits the sum of both ratios.
 
     Raises
     ------
     InputError
         Not of this form, an unknown metric, not a number, or a ratio outside (0, 1].
     """
-    metric, equals, number = (part.strip() for part in text.partition("="))
+    return () if text.strip() == NONE else tuple(_parse(part.strip()) for part in text.split(","))
+
+
+def _parse(text: str) -> Budget:
+    mix, equals, number = (part.strip() for part in text.partition("="))
     if not equals:
         raise InputError(f"expected a budget as metric=ratio, got {text!r}: write for example latency=0.6.")
-    if metric not in get_args(Metric):
-        raise unknown("budget metric", metric, get_args(Metric))
+    shares = []
+    for term in mix.split("+"):
+        share, star, metric = (part.strip() for part in term.rpartition("*"))
+        shares.append((metric, _number(share, metric) if star else 1.0))
+        if metric not in METRICS:
+            raise unknown("budget metric", metric, METRICS)
+    return Budget(tuple(shares), _number(number, mix))
+
+
+def _number(text: str, what: str) -> float:
     try:
-        ratio = float(number)
+        return float(text)
     except ValueError:
-        raise InputError(
-            f"expected a number after '{metric}=', got {number!r}: write for example {metric}=0.6."
-        ) from None
-    return Budget(metric, ratio)  # type: ignore[arg-type]  # checked above
+        raise InputError(f"expected a number for {what!r}, got {text!r}: write for example {what}=0.6.") from None
 
 
-def check_budget(budget: Budget, table: np.ndarray, lowest: int, pinned: np.ndarray) -> float:
-    """The largest cost in cycles that the budget allows.
-
-    Parameters
-    ----------
-    lowest:
-        Fewest bits a free layer may get.
-    pinned:
-        bool, (layers,): layers that keep 8/8 bits.
+class Limits:
+    """Budgets over the costs of one space: how much of them a policy uses, and the way back into them.
 
     Raises
     ------
     InputError
         The machine cannot run the network at 8/8 bits, or that costs nothing, so there is nothing to take a share of;
-        a layer cannot run at ``lowest`` bits; or the budget is below the cost with every free layer at ``lowest`` bits.
-        That message names the lowest budget that works.
+        a layer cannot run at its lowest widths; or a budget is below the cost of the lowest widths. That message names
+        the lowest budget that works.
     """
-    full = float(total_cost(np.full((len(table), 2), MAX_BITS), table))
-    if math.isinf(full):
+
+    def __init__(self, budgets: Sequence[Budget], costs: Costs) -> None:
+        self.budgets, self.costs = tuple(budgets), costs
+        for budget in budgets:
+            self._check(budget)
+
+    def used(self, vectors: np.ndarray) -> Any:
+        """Share of the tightest budget that vectors (..., variables) use: one number, or (policies,); 0 without any.
+
+        A policy fits if this is at most 1. Infinite where a layer does not fit the buffers.
+        """
+        used = np.zeros(vectors.shape[:-1])
+        for budget in self.budgets:
+            used = np.maximum(used, self._spent(budget, vectors) / budget.ratio)
+        if not self.budgets:  # what does not fit the buffers fits no search
+            used = np.where(np.isinf(self.costs.cost("latency", vectors)), np.inf, used)
+        return used[()]
+
+    def back_off(self, vector: np.ndarray) -> np.ndarray:
+        """Take bits away until the policy fits: HAQ's sweep (Wang et al., CVPR 2019, section 3.3).
+
+        While a budget is exceeded: from the last variable to the first (in a layer: activations, then weights), one
+        step down, stopping as soon as all is met. The sweep ends with all variables at their lowest at the latest, so
+        budgets that passed the check are always met, also where fewer bits sometimes cost more.
+
+        Returns
+        -------
+        int, (variables,), nowhere wider than ``vector``; a copy if it already fits.
+        """
+        vector, space = vector.copy(), self.costs.space
+        while self.used(vector) > 1 and (vector > space.narrowest).any():
+            for index in reversed(range(len(vector))):
+                lower = space.lower(index, int(vector[index]))
+                if lower < vector[index]:
+                    vector[index] = lower
+                    if self.used(vector) <= 1:
+                        return vector
+        return vector
+
+    def _spent(self, budget: Budget, vectors: np.ndarray) -> Any:
+        return sum(share * self.costs.ratio(metric, vectors) for metric, share in budget.shares)
+
+    def _check(self, budget: Budget) -> None:
+        for metric, _ in budget.shares:
+            self.costs.check(metric)
+            full = self.costs.full[metric]
+            if math.isinf(full):
+                raise InputError(
+                    f"budget {budget} is a share of the cost at {MAX_BITS} bits, but the buffers are too small for "
+                    f"{MAX_BITS} bits in some layer: choose an accelerator with larger buffers."
+                )
+            if full <= 0:
+                raise InputError(
+                    f"budget {budget} is a share of the cost at {MAX_BITS} bits, which is {full:g}: "
+                    "give a table of real costs."
+                )
+        least = float(self._spent(budget, self.costs.space.narrowest))
+        if math.isinf(least):
+            raise InputError(
+                f"budget {budget} cannot be reached: some layer has no finite cost at its lowest bits; raise them."
+            )
+        if least <= budget.ratio:
+            return
+        lowest = f"{budget.mix}={math.ceil(1000 * least) / 1000:g}"
         raise InputError(
-            f"budget {budget} is a share of the cost at {MAX_BITS} bits, but the buffers are too small for "
-            f"{MAX_BITS} bits in some layer: choose an accelerator with larger buffers."
+            f"budget {budget} cannot be reached: the lowest reachable is {lowest} "
+            "(every variable at its lowest bits, pinned layers at 8); ask for that or more."
         )
-    if full <= 0:
-        raise InputError(
-            f"budget {budget} is a share of the cost at {MAX_BITS} bits, which is {full:g}: give a table of real costs."
-        )
-    least = float(total_cost(np.where(pinned[:, None], MAX_BITS, np.full((1, 2), lowest)), table))
-    if math.isinf(least):
-        raise InputError(
-            f"budget {budget} cannot be reached: some layer has no finite cost at {lowest} bits; raise the lowest bits."
-        )
-    if budget.ratio * full >= least:
-        return budget.ratio * full
-    thousandths = math.ceil(1000 * least / full)
-    if thousandths / 1000 * full < least:  # the product may round below what the quotient promised
-        thousandths += 1
-    raise InputError(
-        f"budget {budget} cannot be reached: the lowest reachable is {budget.metric}={thousandths / 1000:g} "
-        f"(all free layers at {lowest} bits, pinned ones at {MAX_BITS}); ask for that or more."
-    )
-
-
-def back_off(bits: np.ndarray, table: np.ndarray, target: float, lowest: int, pinned: np.ndarray) -> np.ndarray:
-    """Take bits away until the policy costs at most ``target``: HAQ's sweep (section 3.3).
-
-    While the cost is over the target: from the last layer to the first, one activation bit, then one weight bit,
-    stopping as soon as the target is met. The sweep ends with all free layers at ``lowest`` at the latest, so a target
-    that passed `check_budget` is always met, also by a table in which fewer bits sometimes cost more.
-
-    Parameters
-    ----------
-    bits:
-        int, (layers, 2); not changed.
-    target:
-        Cycles.
-    lowest:
-        No width goes below this.
-    pinned:
-        bool, (layers,): layers that never move.
-
-    Returns
-    -------
-    int, (layers, 2), nowhere wider than ``bits``; ``bits`` itself (a copy) if it already fits.
-    """
-    bits = bits.copy()
-    free = np.flatnonzero(~pinned)[::-1]
-    while total_cost(bits, table) > target and (bits[free] > lowest).any():
-        for layer in free:
-            for operand in (ACTIVATIONS, WEIGHTS):
-                if bits[layer, operand] > lowest:
-                    bits[layer, operand] -= 1
-                    if total_cost(bits, table) <= target:
-                        return bits
-    return bits

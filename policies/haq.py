@@ -25,6 +25,7 @@ stays behind the optimum, with a standard error of about 0.15. As below: 2.1 (1.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -176,10 +177,10 @@ class HaqAgent:
             return mean
         return truncated_normal(mean, self.sigma, self._generator)
 
-    def finish_episode(self, reward: float) -> None:
-        """Store the episode with its reward on every transition, then update both networks."""
+    def finish_episode(self, rewards: Sequence[float]) -> None:
+        """Store the episode with its last reward on every transition, then update both networks."""
         if self._episode > 0:  # deviation 4
-            self._store(reward)
+            self._store(rewards[-1])
         self._trace = []
         self._episode += 1
         if self._stored and self._episode >= self.warm_up:

@@ -75,18 +75,19 @@ class Result:
 
 
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error while the block runs; call it with what is done so far."""
+def progress_bar(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar on standard error while the block runs; call it with what is done so far, and a remark if there is one."""
     columns = (
         TextColumn("{task.description}"),
+        TextColumn("{task.fields[remark]}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as bars:
-        task = bars.add_task(title, total=total)
-        yield lambda done: bars.update(task, completed=done)
+        task = bars.add_task(title, total=total, remark="")
+        yield lambda done, remark="": bars.update(task, completed=done, remark=remark)
 
 
 def table(title: str, *columns: str) -> Table:

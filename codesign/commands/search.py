@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 
@@ -31,18 +32,20 @@ from codesign.networks import create_network, default_data
 from codesign.plots import bits_per_layer, learning_curve
 from codesign.program import build_program
 from codesign.resources import accelerator_resources
-from codesign.search import CHECKPOINT, check_directory, search
-from codesign.training import FineTune, FineTuneEvaluator, train
+from codesign.search import CHECKPOINT, SearchResult, check_directory, search
+from codesign.training import FineTune, FineTuneEvaluator, train, weight_deviation
 from codesign.training import accuracy as float_accuracy
 from codesign.workload import load_workload, save_quantized
-from hardware.cost import cost_table
 from hardware.errors import InputError
 from hardware.files import check_writable
-from hardware.oracle import read_table
-from policies.agent import make_agent
-from policies.budget import check_budget, parse_budget
-from policies.environment import BitWidthEnv, pinned_layers
-from policies.policy import Policy
+from hardware.oracle import Oracle, read_table
+from hardware.schedule import MAX_BITS
+from policies.agent import check_agent, make_agent
+from policies.budget import NONE, Limits, parse_budgets
+from policies.costs import Costs
+from policies.rewards import make_reward
+from policies.space import Space
+from policies.task import Task
 
 TRAIN_EPOCHS = {"digits": 60}
 """Data sets on which training a network from nothing takes seconds."""
@@ -56,8 +59,16 @@ def command(
     hardware: HardwareOption = "bitserial-tiny",
     agent: Annotated[str, typer.Option("--agent", help="See `codesign list`.")] = "haq",
     budget: Annotated[
-        str, typer.Option("--budget", help="Share of the cost with 8 bits everywhere, for example latency=0.6.")
+        str,
+        typer.Option(
+            "--budget",
+            help="Share of the cost with 8 bits everywhere: latency=0.6, a mix such as 0.5*latency+0.5*size=0.4, "
+            "several with commas, or none. Metrics: latency, energy, size, bits, quantization.",
+        ),
     ] = "latency=0.6",
+    reward: Annotated[
+        str, typer.Option("--reward", help="What is maximized: haq, releq, or ReLeQ's code's releq-lenet and others.")
+    ] = "haq",
     lut: Annotated[
         Path | None,
         typer.Option("--lut", help="Price policies by this table (.npy, layers x 8 x 8, HAQ's), not by ours."),
@@ -65,7 +76,14 @@ def command(
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Policies to try.")] = 100,
     seed: SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
-    lowest_bits: Annotated[int, typer.Option("--lowest-bits", min=1, max=8, help="Fewest bits a layer may get.")] = 2,
+    lowest_bits: Annotated[
+        int, typer.Option("--lowest-bits", min=0, max=8, help="Fewest bits a variable may get; 0 prunes weights.")
+    ] = 2,
+    group: Annotated[
+        int | None,
+        typer.Option("--group", min=1, help="Kernels that share a width: 1 is kernel-wise. Default: whole layers."),
+    ] = None,
+    weights_only: Annotated[bool, typer.Option("--weights-only", help="Leave activations at 8 bits.")] = False,
     pin_ends: Annotated[
         bool, typer.Option("--pin-ends", help="Keep the first and the last layer at 8 bits, as HAQ does.")
     ] = False,
@@ -100,12 +118,22 @@ def command(
     result = Result("search", json)
     torch.set_num_threads(threads)
     check_writable(directory / "policy.yaml")
-    limit, accelerator = parse_budget(budget), priced_accelerator(hardware)
+    budgets, accelerator = parse_budgets(budget), priced_accelerator(hardware)
+    budget_text = ",".join(map(str, budgets)) or NONE
     accelerator_resources(accelerator)
-    make_agent(agent, steps_per_episode=2, episodes=episodes, seed=seed)  # a wrong name ends here, not after training
+    check_agent(agent)
+    worth = make_reward(reward)
     layers = load_workload(network, seed, data).traced.layers
-    costs = read_table(lut, len(layers)) if lut else cost_table(layers, accelerator)
-    check_budget(limit, costs, lowest_bits, pinned_layers(len(layers), pin_ends))
+    space = Space(
+        network,
+        layers,
+        weight_widths=range(lowest_bits, MAX_BITS + 1),
+        activation_widths=None if weights_only else range(max(lowest_bits, 1), MAX_BITS + 1),
+        group=group,
+        pin_ends=pin_ends,
+    )
+    costs = Costs(space, Oracle(layers, accelerator, read_table(lut, len(layers)) if lut else None))
+    Limits(budgets, costs)  # what cannot be reached ends here, not after training
     tune = FineTune(
         epochs=tune_epochs, learning_rate=tune_rate, images=tune_images, validation_images=validation_images
     )
@@ -114,11 +142,14 @@ def command(
         "data": data or default_data(network),
         "hardware": accelerator.model_dump_json(),
         "agent": agent,
-        "budget": str(limit),
-        "lut": hashlib.sha256(costs.tobytes()).hexdigest() if lut else None,
+        "budget": budget_text,
+        "reward": reward,
+        "lut": hashlib.sha256(costs.oracle.table.tobytes()).hexdigest() if lut else None,
         "episodes": episodes,
         "seed": seed,
         "lowest_bits": lowest_bits,
+        "group": group,
+        "weights_only": weights_only,
         "pin_ends": pin_ends,
         "train_epochs": train_epochs,
         "fine_tune": repr(tune),
@@ -138,15 +169,16 @@ def command(
     if workload.data is None:
         raise InputError(f"network {network!r} has no images here to judge a policy by: pass --data.")
     evaluator = FineTuneEvaluator(workload.traced, workload.data, tune, seed)
-    environment = BitWidthEnv(network, layers, costs, limit, evaluator, lowest_bits=lowest_bits, pin_ends=pin_ends)
-    player = make_agent(agent, steps_per_episode=environment.steps_per_episode, episodes=episodes, seed=seed)
+    task = Task(costs, evaluator, budgets, worth, weight_deviation(workload.traced))
+    player = make_agent(agent, task, episodes=episodes, seed=seed)
     begin = time.perf_counter()
-    with progress_bar(f"{agent} episodes", episodes) as progress:
-        found = search(environment, player, episodes, directory, settings, resume, progress)
+    with progress_bar(f"{agent} episodes", episodes) as bar:
+        found = search(task, player, episodes, directory, settings, resume, lambda now: bar(*_remark(now)))
     seconds = time.perf_counter() - begin
 
     best = found.rows[found.best]
-    policy = Policy.from_bits(network, layers, found.bits())
+    vector = space.parse(best["bits"])
+    policy, bits = space.policy(vector), layer_bits(space, vector)
     quantized = evaluator.quantized(policy)
     test = workload.data.test if test_images is None else workload.data.test.take(slice(test_images))
     integers = IntegerNetwork(quantized)
@@ -154,9 +186,9 @@ def command(
     reference = float_accuracy(workload.traced.graph_module, test)
     policy.save(directory / "policy.yaml")
     save_quantized(quantized, directory / "quantized.pt")
-    title = f"{agent} on {network}, {lut.name if lut else accelerator.name}, {limit}"
+    title = f"{agent} on {network}, {lut.name if lut else accelerator.name}, {budget_text}"
     learning_curve([row["reward"] for row in found.rows], title, directory / "learning_curve.png")
-    bits_per_layer([layer.name for layer in layers], found.bits(), title, directory / "bits.png")
+    bits_per_layer([layer.name for layer in layers], bits, title, directory / "bits.png")
 
     try:
         program_cycles = build_program(integers, accelerator, workload.input_shape).cycles()
@@ -164,12 +196,12 @@ def command(
         program_cycles = None
         note(f"the network is no program for {accelerator.name}: {error}")
 
-    lines = table(title, "layer", "weight bits", "activation bits", "cycles", "cycles at 8,8")
-    for index, (layer, (w, a)) in enumerate(zip(layers, found.bits(), strict=True)):
-        lines.add_row(layer.name, str(w), str(a), f"{costs[index, w - 1, a - 1]:,.0f}", f"{costs[index, 7, 7]:,.0f}")
+    lines = table(title, "layer", "weight bits", "activation bits", "cycles at 8,8")
+    for layer, (w, a), cycles in zip(layers, bits, costs.oracle.table[:, -1, -1], strict=True):
+        lines.add_row(layer.name, f"{w:.3g}", f"{a}", f"{cycles:,.0f}")
     out.print(lines)
     say(
-        f"best of {episodes} episodes ({len(environment.evaluations)} policies evaluated): "
+        f"best of {episodes} episodes ({len(task.asked)} policies evaluated): "
         f"{best['cost']:,.0f} cycles, {best['budget_used']:.1%} of the budget\n"
         f"the whole network as one program, pools and additions included: "
         f"{'none' if program_cycles is None else f'{program_cycles:,} cycles'}\n"
@@ -190,15 +222,30 @@ def command(
         "test_images": len(test),
         "cost": best["cost"],
         "program_cycles": program_cycles,
-        "cost_ratio": best["cost_ratio"],
-        "budget": str(limit),
+        "cost_ratio": best["latency_ratio"],
+        "budget": budget_text,
+        "reward": reward,
         "lut": str(lut) if lut else None,
         "budget_used": best["budget_used"],
-        "evaluations": len(environment.evaluations),
-        "bits": found.bits(),
+        "evaluations": len(task.asked),
+        "ratios": {metric: best[f"{metric}_ratio"] for metric in costs.tables},
+        "bits": bits,
         "search_s": round(seconds, 3),
     }
     result.write(values, accelerator, seed)
+
+
+def layer_bits(space: Space, vector: np.ndarray) -> list[tuple[float, int]]:
+    """Mean weight bits and activation bits of every layer; a whole number where all kernels have one width."""
+    counts, activations = space.histograms(vector)
+    means = (counts * np.arange(MAX_BITS + 1)).sum(1) / counts.sum(1)
+    return [(int(w) if w == int(w) else float(w), int(a)) for w, a in zip(means, activations, strict=True)]
+
+
+def _remark(found: SearchResult) -> tuple[int, str]:
+    """Episodes done, and the best of them."""
+    best = found.rows[found.best]
+    return len(found.rows), f"best reward {best['reward']:.3f}, latency {best['latency_ratio']:.1%} of 8 bits"
 
 
 def _digest(module: torch.nn.Module) -> str:

@@ -1,0 +1,114 @@
+"""What an agent is told before each step, after the papers; every observation is a float32 vector in [0, 1]."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from hardware.errors import unknown
+from hardware.layer import Layer
+from hardware.schedule import MAX_BITS
+from policies.space import WEIGHTS
+from policies.task import Task
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an episode is.
+
+    Parameters
+    ----------
+    step:
+        Index of the variable to be chosen next.
+    vector:
+        int, (variables,): chosen widths, and the widest ones for what is still open.
+    accuracy:
+        Accuracy of the last evaluation over the reference; 1 before the first.
+    """
+
+    step: int
+    vector: np.ndarray
+    accuracy: float
+
+
+class Observation(Protocol):
+    """Makes the observations of one task."""
+
+    size: int
+    """Length of the vector."""
+
+    def __call__(self, progress: Progress) -> np.ndarray:
+        """float32, (size,)."""
+        ...
+
+
+class HaqObservation:
+    """HAQ's ten numbers, in the order of its code.
+
+    Depthwise (0 or 1), input channels, output channels, stride (linear layers: 0), kernel (linear layers: 1), number of
+    weights, input pixels, layer index, bits of the step before / 8, weight step (1) or activation step (0). The first
+    eight are min-max normalized over the layers, see `layer_features`.
+    """
+
+    size = 10
+
+    def __init__(self, task: Task) -> None:
+        self._variables = task.space.variables
+        self._features = layer_features(task.space.layers)
+
+    def __call__(self, progress: Progress) -> np.ndarray:
+        """float32, (10,)."""
+        variable, step = self._variables[progress.step], progress.step
+        observation = np.empty(self.size, dtype=np.float32)
+        observation[:8] = self._features[variable.layer]
+        observation[8] = progress.vector[step - 1] / MAX_BITS if step else 1.0
+        observation[9] = variable.operand == WEIGHTS
+        return observation
+
+
+def layer_features(layers: Sequence[Layer]) -> np.ndarray:
+    """What an agent is told about each layer: float64, (layers, 8), every column min-max normalized.
+
+    A column that is the same in all layers is 0.
+    """
+    raw = np.array(
+        [
+            (
+                layer.groups == layer.in_channels > 1,
+                layer.reduction if layer.kind == "linear" else layer.in_channels,  # features, flattened or not
+                layer.out_channels,
+                0 if layer.kind == "linear" else layer.stride[0],
+                1 if layer.kind == "linear" else layer.kernel[0],
+                layer.weight_count,
+                1 if layer.kind == "linear" else layer.in_height * layer.in_width,
+                index,
+            )
+            for index, layer in enumerate(layers)
+        ],
+        dtype=np.float64,
+    )
+    return normalized(raw)
+
+
+def normalized(columns: np.ndarray) -> np.ndarray:
+    """Every column min-max normalized to [0, 1]; 0 where it is constant."""
+    low, span = columns.min(axis=0), np.ptp(columns, axis=0)
+    return (columns - low) / np.where(span > 0, span, 1.0)
+
+
+OBSERVATIONS: dict[str, Callable[[Task], Observation]] = {"haq": HaqObservation}
+"""By name."""
+
+
+def make_observation(name: str, task: Task) -> Observation:
+    """The observation of a name in `OBSERVATIONS`, for a task.
+
+    Raises
+    ------
+    InputError
+        An unknown name.
+    """
+    if name not in OBSERVATIONS:
+        raise unknown("observation", name, OBSERVATIONS)
+    return OBSERVATIONS[name](task)
