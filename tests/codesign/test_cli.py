@@ -140,7 +140,7 @@ def bad_files(directory: Path) -> None:
         ("search --lut few.npy --out run", "few.npy: expected a cost table of shape (5, 8, 8)"),
         ("search --budget latency=0.01", "cannot be reached: the lowest reachable is latency=0."),
         ("search --budget speed=0.5", "unknown budget metric 'speed'"),
-        ("search --budget latency=many", "expected a number after 'latency='"),
+        ("search --budget latency=many", "expected a number for 'latency', got 'many'"),
         ("search --network resnet20 --data cifar10 --out run", "no CIFAR-10 in"),
         ("search --network resnet18 --train-epochs 1 --out run", "imagenet is an image format without images here"),
         ("calibrate --samples 0", "expected at least 1 sample"),

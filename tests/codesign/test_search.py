@@ -33,7 +33,8 @@ def test_it_leaves_what_it_promises(uninterrupted: Path) -> None:
     result = json.loads((uninterrupted / "search.json").read_text())
     rows = pd.read_csv(uninterrupted / "results.csv", dtype={"bits": str})
     assert list(rows.columns) == [
-        *("episode", "reward", "accuracy", "cost", "cost_ratio", "budget_used", "cached", "bits")
+        *("episode", "evaluations", "accuracy", "reward", "cost", "budget_used", "cached", "latency_ratio"),
+        *("size_ratio", "bits_ratio", "quantization_ratio", "bits"),
     ]
     assert len(rows) == 14
     assert (rows.budget_used <= 1).all()

@@ -9,11 +9,17 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hardware.accelerator import load_accelerator
 from hardware.errors import InputError
 from hardware.layer import Layer
-from policies.budget import Budget
-from policies.environment import BitWidthEnv, layer_features
+from hardware.oracle import Oracle
+from policies.budget import parse_budgets
+from policies.costs import Costs
+from policies.environment import BitWidthEnv
+from policies.observations import layer_features
 from policies.policy import Policy
+from policies.space import Space
+from policies.task import Task
 
 LAYERS = (
     Layer("stem", "conv", 3, 8, 16, 16, (3, 3), (1, 1), (1, 1)),
@@ -43,8 +49,16 @@ def widths(policy):
     return [(entry.weights.bits, entry.activations.bits) for entry in policy.layers]
 
 
-def environment(ratio=1.0, pin_ends=True, **options):
-    return BitWidthEnv("net", LAYERS, COSTS, Budget("latency", ratio), MeanBits(), pin_ends=pin_ends, **options)
+def environment(ratio=1.0, pin_ends=True, lowest=2, highest=8, layers=LAYERS, costs=COSTS, every_step=False):
+    widths = range(lowest, highest + 1)
+    space = Space("net", layers, weight_widths=widths, activation_widths=widths, pin_ends=pin_ends)
+    priced = Costs(space, Oracle(layers, load_accelerator("bitserial-tiny"), costs))
+    task = Task(priced, MeanBits(), parse_budgets(f"latency={ratio}"))
+    return BitWidthEnv(task, every_step=every_step)
+
+
+def policy(outcome, env):
+    return widths(env.task.space.policy(outcome.vector))
 
 
 def play(env, actions):
@@ -81,7 +95,7 @@ def test_a_linear_layer_is_told_by_its_features_also_after_a_flatten():
 
 def test_a_feature_that_is_the_same_in_all_layers_is_zero():
     layers = [Layer(name, "conv", 1000, 1000, 4, 4, (3, 3)) for name in ("a", "b")]
-    env = BitWidthEnv("net", layers, COSTS[:2], Budget("latency", 1.0), MeanBits())
+    env = environment(layers=layers, costs=COSTS[:2], pin_ends=False)
     assert env.reset()[0].tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]
 
 
@@ -106,73 +120,78 @@ def test_a_pinned_layer_shows_the_8_bits_it_got():
 
 @pytest.mark.parametrize(("lowest", "highest"), [(2, 8), (1, 8), (1, 7), (3, 3), (2, 5)])
 def test_equal_shares_of_the_actions_belong_to_every_width(lowest, highest):
-    env = environment(lowest_bits=lowest, highest_bits=highest)
+    env = environment(lowest=lowest, highest=highest, pin_ends=False)
     grid = (np.arange(70000) + 0.5) / 70000
-    got = np.array([env.width(action) for action in grid])
+    got = np.array([env.task.space.width(0, action) for action in grid])
     choices = highest - lowest + 1
     assert (got == lowest + np.floor(grid * choices)).all()
-    assert (env.width(0.0), env.width(1.0)) == (lowest, highest)
+    assert tuple(env.task.space.width(0, action) for action in (0.0, 1.0)) == (lowest, highest)
 
 
 def test_haqs_rounding_at_the_borders_is_half_to_even():
-    env = environment()
-    assert [env.width(k / 7) for k in range(8)] == [2, 2, 4, 4, 6, 6, 8, 8]
+    env = environment(pin_ends=False)
+    assert [env.task.space.width(0, k / 7) for k in range(8)] == [2, 2, 4, 4, 6, 6, 8, 8]
 
 
 def test_actions_become_weight_then_activation_bits_and_ends_are_pinned():
     actions = [0.0, 0.0, 0.0, 1.0, 0.5, 0.2, 0.0, 0.0]
-    *_, info = play(environment(), actions)
-    assert widths(info["policy"]) == [(8, 8), (2, 8), (5, 3), (8, 8)]
-    *_, info = play(environment(pin_ends=False), actions)
-    assert widths(info["policy"]) == [(2, 2), (2, 8), (5, 3), (2, 2)]
-
-
-def test_nothing_is_pinned_unless_asked_for():
-    env = BitWidthEnv("net", LAYERS, COSTS, Budget("latency", 1.0), MeanBits())
-    *_, info = play(env, [0.0] * 8)
-    assert widths(info["policy"]) == [(2, 2)] * 4
+    env = environment()
+    *_, info = play(env, actions)
+    assert policy(info["outcome"], env) == [(8, 8), (2, 8), (5, 3), (8, 8)]
+    env = environment(pin_ends=False)
+    *_, info = play(env, actions)
+    assert policy(info["outcome"], env) == [(2, 2), (2, 8), (5, 3), (2, 2)]
 
 
 def test_the_reward_is_a_tenth_of_the_change_in_percentage_points():
     _, reward, terminated, truncated, info = play(environment(), [0.5] * 8)
-    assert info["accuracy"] == (4 * 8 + 4 * 5) / 8 / 8
+    assert info["outcome"].accuracy == (4 * 8 + 4 * 5) / 8 / 8
     assert reward == pytest.approx(0.1 * (81.25 - 90.0))
     assert (terminated, truncated) == (True, False)
+
+
+def test_every_step_is_evaluated_with_the_rest_at_its_widest_if_asked_for():
+    env = environment(every_step=True, pin_ends=False)
+    env.reset()
+    rewards = [env.step(np.array([0.0], dtype=np.float32))[1] for _ in range(8)]
+    accuracies = [(2 * step + 8 * (8 - step)) / 8 / 8 for step in range(1, 9)]
+    assert rewards == pytest.approx([10 * (accuracy - 0.9) for accuracy in accuracies])
+    assert [widths(asked)[0] for asked in env.task.evaluator.asked[:2]] == [(2, 8), (2, 2)]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8), st.floats(0.66, 1.0), st.integers(2, 4))
 def test_every_policy_fits_the_budget_and_costs_what_is_said(actions, ratio, lowest):
-    *_, info = play(environment(ratio, lowest_bits=lowest), actions)
-    bits = widths(info["policy"])
+    env = environment(ratio, lowest=lowest)
+    outcome = play(env, actions)[4]["outcome"]
+    bits = policy(outcome, env)
     cost = sum(scale * w * a for scale, (w, a) in zip((5, 2, 3, 1), bits, strict=True))
     full = 64 * (5 + 2 + 3 + 1)
-    assert info["cost"] == cost
-    assert info["cost_ratio"] == pytest.approx(cost / full)
-    assert info["budget_used"] == pytest.approx(cost / full / ratio)
-    assert cost <= ratio * full
+    assert outcome.cost == cost
+    assert outcome.ratios["latency"] == pytest.approx(cost / full)
+    assert outcome.budget_used == pytest.approx(cost / full / ratio)
+    assert outcome.budget_used <= 1
     assert bits[0] == bits[-1] == (8, 8)
     assert min(min(pair) for pair in bits) >= lowest
 
 
 def test_a_repeated_policy_is_evaluated_once():
     env = environment()
-    infos = [play(env, actions)[4] for actions in ([0.5] * 8, [0.1] * 8, [0.51] * 8)]
-    assert [info["cached"] for info in infos] == [False, False, True]
-    assert infos[0]["accuracy"] == infos[2]["accuracy"]
-    assert len(env.evaluator.asked) == 2
-    assert (env.new_evaluations, env.repeated_policies) == (2, 1)
+    outcomes = [play(env, actions)[4]["outcome"] for actions in ([0.5] * 8, [0.1] * 8, [0.51] * 8)]
+    assert [outcome.cached for outcome in outcomes] == [False, False, True]
+    assert outcomes[0].accuracy == outcomes[2].accuracy
+    assert len(env.task.evaluator.asked) == len(env.task.asked) == 2
 
 
-def test_a_resumed_environment_answers_from_the_saved_evaluations():
+def test_a_resumed_task_answers_from_the_saved_evaluations():
     env = environment()
-    *_, before = play(env, [0.5] * 8)
-    assert env.evaluations == {"88 55 55 88": before["accuracy"]}
+    before = play(env, [0.5] * 8)[4]["outcome"]
+    assert env.task.evaluations == {"88 55 55 88": before.accuracy}
     resumed = environment()
-    resumed.evaluations = dict(env.evaluations)
-    *_, after = play(resumed, [0.5] * 8)
-    assert after == before | {"cached": True}
-    assert resumed.evaluator.asked == []
+    resumed.task.evaluations = dict(env.task.evaluations)
+    after = play(resumed, [0.5] * 8)[4]["outcome"]
+    assert after.row(env.task.space) == before.row(env.task.space)
+    assert resumed.task.evaluator.asked == []
 
 
 def test_a_step_after_the_end_asks_for_a_reset():
@@ -184,17 +203,6 @@ def test_a_step_after_the_end_asks_for_a_reset():
         env.step(np.zeros(1, dtype=np.float32))
 
 
-@pytest.mark.parametrize(("lowest", "highest"), [(0, 8), (2, 9), (5, 4)])
-def test_an_impossible_range_of_widths_is_refused(lowest, highest):
-    with pytest.raises(InputError, match=f"got {lowest} and {highest}"):
-        environment(lowest_bits=lowest, highest_bits=highest)
-
-
-def test_a_table_of_other_layers_is_refused():
-    with pytest.raises(InputError, match=r"got 4 layers and costs of shape \(3, 8, 8\)"):
-        BitWidthEnv("net", LAYERS, COSTS[:3], Budget("latency", 1.0), MeanBits())
-
-
 def test_an_impossible_budget_is_refused_before_the_first_episode():
     # Of 64 * 11 cycles the pinned layers cost 64 * 6 and the others, at 2 bits, 4 * 5: 404 / 704 = 0.57386.
     with pytest.raises(InputError, match=r"lowest reachable is latency=0\.574 "):
@@ -204,6 +212,28 @@ def test_an_impossible_budget_is_refused_before_the_first_episode():
 
 def test_accuracies_in_percent_are_refused():
     env = environment()
-    env.evaluator.accuracy = lambda policy: 71.2
+    env.task.evaluator.accuracy = lambda policy: 71.2
     with pytest.raises(InputError, match=r"fraction in \[0, 1\], got 71\.2"):
         play(env, [0.5] * 8)
+
+
+def test_kernels_take_a_step_each():
+    space = Space("net", LAYERS[:2], weight_widths=(0, 4, 8), activation_widths=(8,), group=1)
+    task = Task(Costs(space, Oracle(LAYERS[:2], load_accelerator("bitserial-tiny"))), MeanBits())
+    assert BitWidthEnv(task).steps_per_episode == 8 + 1 + 8 + 1
+
+
+def test_somebody_elses_agent_learns_in_it():
+    from stable_baselines3 import PPO
+
+    env = environment(pin_ends=False)
+    env.task.reward = lambda accuracy, reference, ratios: -ratios["latency"]  # the narrowest is the best
+    agent = PPO("MlpPolicy", env, n_steps=64, batch_size=32, learning_rate=3e-3, seed=0, device="cpu")
+    before = play(env, [0.5] * 8)[1]
+    agent.learn(2048)
+    observation, _ = env.reset()
+    over = False
+    while not over:
+        action, _ = agent.predict(observation, deterministic=True)
+        observation, reward, over, *_ = env.step(action)
+    assert reward > before / 2

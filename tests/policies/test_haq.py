@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from hardware.accelerator import load_accelerator
 from hardware.errors import InputError
 from hardware.layer import Layer
+from hardware.oracle import Oracle
 from policies.baselines import RandomAgent
-from policies.budget import Budget
+from policies.budget import parse_budgets
+from policies.costs import Costs
 from policies.environment import BitWidthEnv
 from policies.haq import Critic, HaqAgent, HaqOptions, truncated_normal
+from policies.space import Space
+from policies.task import Task
 
 SMALL = HaqOptions(hidden=32)
 WIDTHS = np.arange(1, 9)
@@ -31,11 +36,16 @@ class Sensitive:
         return math.exp(-(self.sensitivity * 4.0**-bits).sum())
 
 
+def task(layers=5):
+    shapes = [Layer(f"layer{i}", "linear", 8 * (i + 1), 8) for i in range(layers)]
+    table = np.random.default_rng(0).integers(1, 5, (layers, 1, 1)) * WIDTHS[:, None] * WIDTHS.astype(float)
+    costs = Costs(Space("net", shapes), Oracle(shapes, load_accelerator("bitserial-tiny"), table))
+    return Task(costs, Sensitive(layers), parse_budgets("latency=0.25"))
+
+
 def run(agent, episodes, layers=5):
     """Rewards and actions of ``episodes`` further episodes, two steps per layer."""
-    shapes = [Layer(f"layer{i}", "linear", 8 * (i + 1), 8) for i in range(layers)]
-    costs = np.random.default_rng(0).integers(1, 5, (layers, 1, 1)) * WIDTHS[:, None] * WIDTHS.astype(float)
-    env = BitWidthEnv("net", shapes, costs, Budget("latency", 0.25), Sensitive(layers))
+    env = BitWidthEnv(task(layers))
     rewards, actions = [], []
     for _ in range(episodes):
         observation, _ = env.reset()
@@ -43,7 +53,7 @@ def run(agent, episodes, layers=5):
         while not terminated:
             actions.append(float(agent.act(observation)[0]))
             observation, reward, terminated, *_ = env.step(np.array(actions[-1:]))
-        agent.finish_episode(reward)
+        agent.finish_episode([reward])
         rewards.append(reward)
     return rewards, actions
 
@@ -59,7 +69,10 @@ def through_a_file(state):
 def test_haq_learns_what_random_search_does_not_find():
     # Without the first episode, which is not learned: the widest bits, backed off.
     haq = [run(HaqAgent(16, 50, seed, SMALL), 50, layers=8)[0][1:] for seed in range(5)]
-    chance = [run(RandomAgent(seed), 50, layers=8)[0] for seed in range(5)]
+    chance = []
+    for seed in range(5):
+        agent = RandomAgent(task(8), seed)
+        chance.append([agent.episode().reward for _ in range(50)])
     assert np.mean([max(rewards) for rewards in haq]) > np.mean([max(rewards) for rewards in chance]) + 0.5
     # And it is the policy that has improved: the last ten episodes against the random ones of the warm-up.
     assert np.mean([rewards[-10:] for rewards in haq]) > np.mean([rewards[:9] for rewards in haq]) + 1
@@ -77,7 +90,7 @@ def test_the_critic_learns_the_rewards_that_follow_an_action():
     state["actions"][:4] = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     state["rewards"][:4] = torch.tensor([-1.0, 0.0, 0.0, 1.0])
     agent.load_state_dict(state)
-    agent.finish_episode(0.0)
+    agent.finish_episode([0.0])
     critic = Critic(10, 16)
     critic.load_state_dict(agent.state_dict()["critic"])
     values = [[critic(observation, torch.tensor([a])).item() for a in (0.0, 1.0)] for observation in observations]
@@ -118,7 +131,7 @@ def test_a_state_is_a_copy_even_in_the_middle_of_an_episode():
 
     def rest_of_the_episode_and_more(player):
         actions = [float(player.act(observation)[0]) for _ in range(6)]
-        player.finish_episode(-1.0)
+        player.finish_episode([-1.0])
         return actions, run(player, 3)
 
     expected = rest_of_the_episode_and_more(agent)
@@ -132,7 +145,7 @@ def test_a_state_of_another_agent_is_refused():
         with pytest.raises(InputError, match="resume with the network and the agent of the saved run"):
             agent.load_state_dict(state)
     with pytest.raises(InputError, match="expected the state of a HAQ agent"):
-        HaqAgent(10, 15, 3, SMALL).load_state_dict(RandomAgent(0).state_dict())
+        HaqAgent(10, 15, 3, SMALL).load_state_dict(RandomAgent(task(), 0).state_dict())
 
 
 def test_the_global_random_generator_is_not_touched():
@@ -169,7 +182,7 @@ def test_the_asked_number_of_steps_explores_on_average():
     observation = np.full(10, 0.5, dtype=np.float32)
     for _ in range(400):
         agent.act(observation)
-    agent.finish_episode(0.0)
+    agent.finish_episode([0.0])
     actions = [float(agent.act(observation)[0]) for _ in range(400)]
     without_noise = max(actions.count(action) for action in actions)
     assert 300 - 5 * math.sqrt(75) < without_noise < 300 + 5 * math.sqrt(75)
