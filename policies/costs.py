@@ -43,6 +43,9 @@ class Costs:
         The oracle is of other layers, or its table does not price pruned layers, and the space has them.
     """
 
+    additive = True
+    """Whether latency is the sum of the layers' entries in ``tables``."""
+
     def __init__(self, space: Space, oracle: Oracle) -> None:
         if [layer.name for layer in oracle.layers] != [layer.name for layer in space.layers]:
             raise InputError(
