@@ -1,7 +1,8 @@
 """What work costs: the cycle table an agent looks policies up in, and the events of a schedule."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from operator import add
 from typing import Literal
 
 import numpy as np
@@ -86,7 +87,7 @@ class Events:
     """Output pixels times row tiles whose dm sums become values or activations."""
 
     def __add__(self, other: "Events") -> "Events":
-        return Events(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+        return Events(*map(add, vars(self).values(), vars(other).values()))
 
 
 def count_events(plan: Schedule) -> Events:

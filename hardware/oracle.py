@@ -2,10 +2,8 @@
 
 An `Oracle` holds a table of cycles per (network, accelerator), `hardware.cost.cost_table` or anybody's in HAQ's format
 (Wang et al., "HAQ: Hardware-Aware Automated Quantization with Mixed Precision", CVPR 2019). A layer-wise policy costs
-the sum of its layers' entries, which is exact. Kernel-wise policies are close, see `hardware.kernel_wise`.
-
-The sums are loops that Numba compiles at their first call, and keeps on disk for the next process: one policy is priced
-sooner so than NumPy starts a few calls.
+the sum of its layers' entries, which is exact. Kernel-wise policies are close, see `hardware.kernel_wise`. With a table
+of joules beside it, `codesign.energy_table.energy_table`, it prices energy in the same way.
 """
 
 from collections.abc import Sequence
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numba import njit
 
 from hardware.accelerator import Accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table
@@ -23,6 +20,7 @@ from hardware.files import replacing
 from hardware.kernel_wise import KernelWise, as_integers
 from hardware.layer import Layer
 from hardware.schedule import MAX_BITS, schedule
+from hardware.sums import mean_cost, total_cost
 
 
 class Oracle:
@@ -35,10 +33,13 @@ class Oracle:
     table:
         Cycles to price by instead of the cycle model's, for example from `read_table`: (layers, 8, 8), or
         (layers, 9, 8) if it prices pruned layers. ``inf`` where the buffers are too small.
+    energy:
+        Joules to price by, of the same shapes; without them there are no joules.
 
     Attributes
     ----------
     table: float64, (layers, 9, 8), ``[layer, weight bits, activation bits - 1]``; (layers, 8, 8) if given so.
+    energy_table: float64, of the same shapes, or None.
     lowest: int
         Fewest weight bits that the table holds, 0 or 1.
 
@@ -51,9 +52,16 @@ class Oracle:
     clock = "assumed"
     """Where the clock comes from that turns cycles into seconds: the accelerator's description, not a measurement."""
 
-    def __init__(self, layers: Sequence[Layer], accelerator: Accelerator, table: np.ndarray | None = None):
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        accelerator: Accelerator,
+        table: np.ndarray | None = None,
+        energy: np.ndarray | None = None,
+    ):
         self.layers, self.accelerator = tuple(layers), accelerator
         self.table = cost_table(layers, accelerator, lowest=0) if table is None else check_table(table, len(layers))
+        self.energy_table = None if energy is None else check_table(energy, len(layers))
         self.lowest = MAX_BITS + 1 - self.table.shape[1]
         self._given = table is not None
         self._kernel_wise: KernelWise | None = None  # made when it is first asked for
@@ -74,6 +82,44 @@ class Oracle:
     def latency(self, policies: np.ndarray) -> Any:
         """Seconds of layer-wise policies at the accelerator's clock (see `clock`): one number, or (policies,)."""
         return self.cost(policies) / (self.accelerator.clock_mhz * 1e6)
+
+    def energy(self, policies: np.ndarray) -> Any:
+        """Dynamic joules of layer-wise policies, see `total_cost`: one number, or (policies,).
+
+        Raises
+        ------
+        InputError
+            What `total_cost` refuses, or an oracle without energies.
+        """
+        return total_cost(policies, self._energies())
+
+    def kernel_wise_energy(self, counts: np.ndarray, activation_bits: np.ndarray) -> Any:
+        """Dynamic joules of kernel-wise policies: each layer's mean, over its kernels, of what it takes at their width.
+
+        That is an estimate, and mostly too low: it knows nothing of row tiles, which run at their widest kernel's
+        width, of weights that the buffer holds or not, and of columns that are read once for all. Beside the energy of
+        48 mixed layers each (widths of 0 to 8 alike, or within about a bit) it was off by +1 to -5 % where a tile has
+        two rows (bitserial-tiny), and by +3 to -20 %, -5 % in the median, where it has eight (bitserial-edge).
+
+        Parameters
+        ----------
+        counts, activation_bits:
+            As of `kernel_wise_cost`.
+
+        Raises
+        ------
+        InputError
+            What `kernel_wise_cost` refuses, kernels of a width that the table does not hold, or an oracle without
+            energies.
+        """
+        return mean_cost(counts, activation_bits, self._energies(), [layer.out_channels for layer in self.layers])
+
+    def _energies(self) -> np.ndarray:
+        if self.energy_table is None:
+            raise InputError(
+                "this oracle holds no energies: make it with energy=codesign.energy_table.energy_table(...)[0]."
+            )
+        return self.energy_table
 
     def kernel_wise_cost(self, counts: np.ndarray, activation_bits: np.ndarray) -> Any:
         """Cycles of kernel-wise policies by the cycle model, close but not exact: see `hardware.kernel_wise`.
@@ -128,44 +174,6 @@ class Oracle:
             layer_cycles(schedule(layer, w, a, self.accelerator, output=PRICED_OUTPUT))
             for layer, w, a in zip(self.layers, weight_bits, activation_bits, strict=True)
         )
-
-
-def total_cost(policies: np.ndarray, table: np.ndarray) -> Any:
-    """Cycles of a layer-wise policy, or of many in one call.
-
-    Parameters
-    ----------
-    policies:
-        int, (layers, 2) for one policy or (policies, layers, 2): weight bits, activation bits (1 to 8).
-    table:
-        float64 cycles, (layers, 8, 8) for weight bits 1 to 8 or (layers, 9, 8) for 0 to 8.
-
-    Returns
-    -------
-    float64: one number, or (policies,). Infinite where a layer does not fit the buffers.
-
-    Raises
-    ------
-    InputError
-        Another shape, or a width that the table does not hold, which would silently read another entry (HAQ's code
-        prices its first layer so).
-    """
-    policies = as_integers(policies)
-    if policies.shape[-2:] != (len(table), 2) or policies.ndim > 3:
-        raise InputError(
-            f"expected policies of shape (policies, {len(table)}, 2), got {policies.shape}: give every layer its "
-            "weight and activation bits."
-        )
-    costs = np.empty(len(policies) if policies.ndim == 3 else 1)
-    if not _sum_layers(policies if policies.ndim == 3 else policies[None], table, costs):
-        lowest = MAX_BITS + 1 - table.shape[1]
-        weights, activations = policies[..., 0], policies[..., 1]
-        raise InputError(
-            f"the cost table holds widths {lowest} to {MAX_BITS} of weights and 1 to {MAX_BITS} of activations, got "
-            f"{weights.min()} to {weights.max()} and {activations.min()} to {activations.max()}: "
-            "price pruned kernels from their schedule instead."
-        )
-    return costs if policies.ndim == 3 else costs[0]
 
 
 def check_table(table: np.ndarray, layers: int, rows: Sequence[int] = (MAX_BITS, MAX_BITS + 1)) -> np.ndarray:
@@ -223,19 +231,3 @@ def write_table(path: Path, table: np.ndarray) -> None:
     """Write HAQ's table as .npy."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, table)
-
-
-@njit(cache=True)
-def _sum_layers(policies: np.ndarray, table: np.ndarray, costs: np.ndarray) -> bool:  # pragma: no cover - compiled
-    """Sum each policy's entries; False at a width that the table does not hold."""
-    rows = table.shape[1]
-    first = MAX_BITS + 1 - rows
-    for policy in range(len(policies)):
-        cost = 0.0
-        for layer in range(len(table)):
-            w, a = policies[policy, layer, 0] - first, policies[policy, layer, 1] - 1
-            if w < 0 or w >= rows or a < 0 or a >= MAX_BITS:
-                return False
-            cost += table[layer, w, a]
-        costs[policy] = cost
-    return True

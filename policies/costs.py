@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from hardware.errors import InputError, unknown
-from hardware.oracle import Oracle, total_cost
+from hardware.oracle import Oracle
 from hardware.schedule import MAX_BITS
+from hardware.sums import mean_cost, total_cost
 from policies.space import Space
 
 METRICS = ("latency", "energy", "size", "bits", "quantization")
@@ -55,6 +56,7 @@ class Costs:
         if int(space.narrowest.min()) < oracle.lowest:
             raise InputError("a cost table without pruned layers cannot price 0 weight bits: ask for 1 bit or more.")
         self.space, self.oracle = space, oracle
+        self._kernels = [layer.out_channels for layer in space.layers]
         weights = np.array([layer.weight_count for layer in space.layers], dtype=float)
         macs = np.array([layer.macs for layer in space.layers], dtype=float)
         widths = np.arange(oracle.lowest, MAX_BITS + 1, dtype=float)[:, None] * np.ones(MAX_BITS)
@@ -64,8 +66,8 @@ class Costs:
             "bits": np.full(len(weights), 1 / len(weights))[:, None, None] * widths,
             "quantization": (MEMORY_ACCESS * weights + macs)[:, None, None] * widths,
         }
-        if (energies := getattr(oracle, "energies", None)) is not None:
-            self.tables["energy"] = energies
+        if oracle.energy_table is not None:
+            self.tables["energy"] = oracle.energy_table
         full = np.full((len(space.layers), 2), MAX_BITS)
         self.full = {metric: float(total_cost(full, table)) for metric, table in self.tables.items()}
 
@@ -77,18 +79,17 @@ class Costs:
             raise InputError("no energies are known for this accelerator: ask for another metric, for example latency.")
 
     def cost(self, metric: str, vectors: np.ndarray) -> Any:
-        """Cost of vectors (variables,) or (policies, variables): one number, or (policies,); see the module."""
+        """Cost of vectors (variables,) or (policies, variables): one number, or (policies,).
+
+        A layer whose kernels differ costs the mean of theirs, but for latency: `Oracle.kernel_wise_cost`.
+        """
         table = self.tables[metric]
         if self.space.layer_wise:
             return total_cost(self.space.pairs(vectors), table)
         counts, activations = self.space.histograms(vectors)
         if metric == "latency":
             return self.oracle.kernel_wise_cost(counts, activations)
-        # A layer whose kernels differ costs the mean of theirs.
-        lowest = MAX_BITS + 1 - table.shape[1]
-        counts = counts[..., lowest:]
-        rows = np.where(counts > 0, table[np.arange(len(table)), :, activations - 1], 0.0)
-        return (counts * rows).sum(-1) @ np.array([1 / layer.out_channels for layer in self.space.layers])
+        return mean_cost(counts, activations, table, self._kernels)
 
     def ratio(self, metric: str, vectors: np.ndarray) -> Any:
         """Cost over the cost at 8/8 bits."""

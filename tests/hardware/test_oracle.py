@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hardware.cost import cost_table
 from hardware.cycles import layer_cycles
 from hardware.errors import InputError
+from hardware.kernel_wise import histogram
 from hardware.layer import Layer
 from hardware.oracle import Oracle, read_table, total_cost, write_table
 from hardware.schedule import Output, schedule
@@ -82,6 +83,68 @@ def test_latency_is_cycles_over_the_assumed_clock(oracle, machine):
     assert oracle.clock == "assumed"
     assert oracle.latency(policies).tolist() == (oracle.cost(policies) / 100e6).tolist()
     assert Oracle(LAYERS[2:], machine(clock_mhz=50)).latency(policies[0, 2:]) == oracle.table[2, 4, 3] / 50e6
+
+
+def test_energy_is_the_sum_of_a_table_of_joules_and_refused_without_one(oracle, tiny):
+    rng = np.random.default_rng(1)
+    joules = rng.random((3, 9, 8))
+    priced = Oracle(LAYERS, tiny, oracle.table, joules)
+    policies = np.stack([rng.integers(0, 9, (5, 3)), rng.integers(1, 9, (5, 3))], axis=-1)
+    expected = [haq_loop(joules, policy) for policy in policies]
+    assert priced.energy(policies).tolist() == expected
+    assert priced.energy(policies[0]) == expected[0]
+    assert priced.cost(policies).tolist() == oracle.cost(policies).tolist()
+    with pytest.raises(InputError, match="holds no energies: make it with energy="):
+        oracle.energy(policies)
+    with pytest.raises(InputError, match=r"expected a cost table of shape \(3, 8, 8\).*got \(2, 9, 8\)"):
+        Oracle(LAYERS, tiny, oracle.table, joules[:2])
+
+
+def test_kernel_wise_energy_is_the_mean_over_kernels(oracle, tiny):
+    rng = np.random.default_rng(2)
+    joules = rng.random((3, 9, 8))
+    joules[0, 7:] = np.inf  # of which no kernel below has any
+    priced = Oracle(LAYERS, tiny, oracle.table, joules)
+    widths = [[rng.integers(0, 7, layer.out_channels) for layer in LAYERS] for _ in range(4)]
+    counts = np.stack([np.stack([histogram(one) for one in policy]) for policy in widths])
+    activations = rng.integers(1, 9, (4, 3))
+    expected = [
+        sum(np.mean([joules[i, w, a[i] - 1] for w in policy[i]]) for i in range(3))
+        for policy, a in zip(widths, activations, strict=True)
+    ]
+    np.testing.assert_allclose(priced.kernel_wise_energy(counts, activations), expected)
+    assert priced.kernel_wise_energy(counts[0], activations[0]) == pytest.approx(expected[0])
+    for layer in range(3):
+        counts[:, layer] = 0
+        counts[:, layer, 8 - layer] = LAYERS[layer].out_channels
+    assert np.isinf(priced.kernel_wise_energy(counts, activations)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({(0, 4): 6}, "every kernel of every layer counted once"),
+        ({(0, 4): 4}, "every kernel of every layer counted once"),
+        ({(0, 4): 6, (0, 5): -1}, "every kernel of every layer counted once"),
+        ({(0, 4): 4, (0, 0): 1}, "none with less than 1 bits"),
+    ],
+)
+def test_counts_that_are_not_the_layers_kernels_are_refused(tiny, oracle, change, message):
+    priced = Oracle(LAYERS, tiny, oracle.table, np.ones((3, 8, 8)))
+    counts = np.zeros((3, 9), dtype=int)
+    counts[:, 4] = [layer.out_channels for layer in LAYERS]
+    assert priced.kernel_wise_energy(counts, np.array([1, 8, 4])) == 3
+    for activations in ([0, 8, 4], [1, 9, 4]):
+        with pytest.raises(InputError, match="expected activation bits of 1 to 8"):
+            priced.kernel_wise_energy(counts, np.array(activations))
+    with pytest.raises(InputError, match=r"got \(2, 9\) and \(3,\)"):
+        priced.kernel_wise_energy(counts[:2], np.ones(3, dtype=int))
+    with pytest.raises(InputError, match="holds no energies"):
+        oracle.kernel_wise_energy(counts, np.ones(3, dtype=int))
+    for place, count in change.items():
+        counts[place] = count
+    with pytest.raises(InputError, match=message):
+        priced.kernel_wise_energy(counts, np.ones(3, dtype=int))
 
 
 def test_the_exact_price_is_the_schedules_kernel_by_kernel(oracle, tiny):

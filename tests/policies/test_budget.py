@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hardware.accelerator import load_accelerator
 from hardware.errors import InputError
 from hardware.layer import Layer
-from hardware.oracle import Oracle, total_cost
+from hardware.oracle import Oracle
+from hardware.sums import total_cost
 from policies.budget import Budget, Limits, parse_budgets
 from policies.costs import Costs
 from policies.space import Space
