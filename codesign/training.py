@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from codesign.data import Data, Split, stratified
 from codesign.quantize import Calibration, QuantizedNetwork
 from codesign.tracing import Traced
+from codesign.weight_only import Scheme, WeightOnlyNetwork
 from hardware.errors import InputError
 from policies.policy import Policy
 
@@ -97,6 +98,8 @@ def _epoch(
         nn.utils.clip_grad_norm_(module.parameters(), largest_gradient)
         optimizer.step()
         schedule.step()
+        if isinstance(module, WeightOnlyNetwork):
+            module.project()
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,12 @@ class FineTuneEvaluator:
         Fine-tuned on ``train``, judged on ``validation``; ``test`` is not touched.
     seed:
         Chooses the subsets and the order of images.
+    scheme:
+        None: weights and activations as integers, which the machine runs. Or a way to quantize weights alone.
     """
 
-    def __init__(self, traced: Traced, data: Data, options: FineTune, seed: int) -> None:
-        self._traced, self._options, self._seed = traced, options, seed
+    def __init__(self, traced: Traced, data: Data, options: FineTune, seed: int, scheme: Scheme | None = None) -> None:
+        self._traced, self._options, self._seed, self._scheme = traced, options, seed, scheme
         rng = np.random.default_rng(seed)
         self._train = _subset(data.train, options.images, rng)
         self._validation = _subset(data.validation, options.validation_images, rng)
@@ -170,11 +175,28 @@ class FineTuneEvaluator:
 
     def accuracy(self, policy: Policy) -> float:
         """Validation accuracy of the policy's network after fine-tuning, 0 to 1."""
-        return accuracy(self.quantized(policy), self._validation)
+        return accuracy(self.tuned(policy), self._validation)
 
     def quantized(self, policy: Policy) -> QuantizedNetwork:
-        """The policy's fine-tuned network: equal bit for bit every time, as long as the number of threads is."""
-        network = QuantizedNetwork(self._traced, policy, self._calibration)
+        """The policy's fine-tuned network: equal bit for bit every time, as long as the number of threads is.
+
+        Raises
+        ------
+        InputError
+            Weights alone are quantized, so that there are no integers to run: ask for `tuned`.
+        """
+        network = self.tuned(policy)
+        if not isinstance(network, QuantizedNetwork):
+            raise InputError(f"a network of {self._scheme} weights has no integer activations: use another scheme.")
+        return network
+
+    def tuned(self, policy: Policy) -> QuantizedNetwork | WeightOnlyNetwork:
+        """The same, whatever the scheme."""
+        network: QuantizedNetwork | WeightOnlyNetwork
+        if self._scheme is None:
+            network = QuantizedNetwork(self._traced, policy, self._calibration)
+        else:
+            network = WeightOnlyNetwork(self._traced, policy, self._scheme, self._seed)
         options = self._options
         if options.epochs:
             optimizer = torch.optim.SGD(network.parameters(), options.learning_rate, momentum=0.9)

@@ -26,6 +26,14 @@ class WeightChoice(Specification):
         """The width of each of ``kernels`` output channels."""
         return self.bits if isinstance(self.bits, tuple) else (self.bits,) * kernels
 
+    def one_width(self, layer: str) -> int:
+        """The width of all kernels; `InputError`, which names the layer, if they differ."""
+        if isinstance(self.bits, int):
+            return self.bits
+        if len(set(self.bits)) > 1:
+            raise InputError(f"layer {layer!r} has kernels of different widths: give it one width for all.")
+        return self.bits[0]
+
 
 class ActivationChoice(Specification):
     """Input activations of a layer: one width for the whole tensor."""
