@@ -6,9 +6,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from hardware.errors import unknown
+from policies.annealing import AnnealingAgent
 from policies.baselines import RandomAgent, UniformAgent
 from policies.environment import BitWidthEnv
+from policies.evolution import Nsga2Agent
+from policies.greedy import GreedyAgent
 from policies.haq import HaqAgent
+from policies.integer_program import IntegerProgramAgent
 from policies.task import Outcome, Task
 
 
@@ -91,7 +95,11 @@ def _haq(task: Task, episodes: int, seed: int) -> Agent:
 
 
 _AGENTS: dict[str, Callable[[Task, int, int], Agent]] = {
+    "annealing": AnnealingAgent,
+    "greedy": GreedyAgent,
     "haq": _haq,
+    "ilp": IntegerProgramAgent,
+    "nsga2": Nsga2Agent,
     "random": lambda task, episodes, seed: RandomAgent(task, seed),
     "uniform": lambda task, episodes, seed: UniformAgent(task),
 }
