@@ -7,7 +7,7 @@ diagonal of plane pairs, is linear.
 
 Of layers whose every tile was followed, the table was within 1 % at every point that was compared (six kinds of layers
 on `bitserial-edge`, three seeds; `benchmarks/oracle_speed.py`). `codesign.energy.energy_of`, which follows the first
-tiles of a few groups, was up to 6 % above them where a group is a small image with a padded border.
+tiles of a few groups, was up to 7 % above them where a group is a small image with a padded border.
 """
 
 from collections.abc import Sequence

@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 
 from hardware.accelerator import Accelerator
-from hardware.cycles import layer_cycles
+from hardware.cycles import programs_cycles
 from hardware.errors import InputError
 from hardware.instruction import INSTRUCTION_WORDS
 from hardware.layer import Layer
-from hardware.schedule import MAX_BITS, Output, Pass, Schedule, schedule
+from hardware.schedule import MAX_BITS, Output, Pass, Schedule, passes_of_widths
 
 PRICED_OUTPUT = Output(plane_bits=MAX_BITS)
 """What a priced layer writes: the widest activations, whatever the next layer wants, so that layers add up."""
@@ -49,16 +49,14 @@ def cost_table(layers: Sequence[Layer], accelerator: Accelerator, lowest: Litera
 
 
 def _layer_table(layer: Layer, accelerator: Accelerator, lowest: int) -> np.ndarray:
-    table = np.full((MAX_BITS + 1 - lowest, MAX_BITS), np.inf)
-    refusal: InputError | None = None
-    for row, w in enumerate(range(lowest, MAX_BITS + 1)):
-        for a in range(1, MAX_BITS + 1):
-            try:
-                table[row, a - 1] = layer_cycles(schedule(layer, w, a, accelerator, output=PRICED_OUTPUT))
-            except InputError as error:
-                refusal = error
-    if refusal and np.isinf(table[-MAX_BITS:]).all():
-        raise refusal
+    widths = [(w, a) for w in range(lowest, MAX_BITS + 1) for a in range(1, MAX_BITS + 1)]
+    planned = list(passes_of_widths(layer, widths, accelerator, PRICED_OUTPUT))
+    fits = np.array([not isinstance(passes, InputError) for passes in planned]).reshape(-1, MAX_BITS)
+    if not fits[-MAX_BITS:].any():
+        raise next(passes for passes in reversed(planned) if isinstance(passes, InputError))
+    table = np.full(fits.shape, np.inf)
+    programs = [passes for passes in planned if not isinstance(passes, InputError)]
+    table[fits] = programs_cycles(programs, accelerator.memory)
     return table
 
 

@@ -12,14 +12,15 @@ Every number below is either from the schedule, from the memory's description, o
 `hardware.timing` that the RTL is built with. Nothing is fitted. `hardware.recurrences` has the recurrences.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
 from hardware import timing
 from hardware.accelerator import Memory
 from hardware.instruction import INSTRUCTION_WORDS
-from hardware.recurrences import Latencies, Work, pass_times
+from hardware.recurrences import Latencies, program_times
 from hardware.schedule import Pass, Schedule
 
 LATENCIES = Latencies(*(getattr(timing, name.upper()) for name in Latencies._fields))
@@ -38,27 +39,14 @@ def layer_cycles(schedule: Schedule, memory: Memory | None = None) -> int:
     return program_cycles(schedule.passes, memory or schedule.accelerator.memory)
 
 
-def program_cycles(passes: tuple[Pass, ...], memory: Memory) -> int:
+def program_cycles(passes: Sequence[Pass], memory: Memory) -> int:
     """Cycles of passes that run one after the other as one program."""
-    cycles = channel_free = 0
-    known: dict[tuple[Any, ...], tuple[int, int]] = {}
-    for one in passes:
-        # Parts of a grouped layer differ in which channels they read and write only.
-        alike = (
-            one.segments,
-            one.pixel_words,
-            one.column_tiles,
-            one.operation,
-            one.output,
-            one.group_tiles,
-            one.kernel,
-        )
-        key = (*alike, one.activation_bits, one.last_columns, one.lhs_resident, one.dense_rows, channel_free)
-        if len(passes) == 1 or key not in known:
-            known[key] = pass_cycles(one, memory, channel_free)
-        end, channel_free = known[key]
-        cycles, channel_free = cycles + end, channel_free - end
-    return cycles
+    return int(programs_cycles([passes], memory)[0])
+
+
+def programs_cycles(programs: Sequence[Sequence[Pass]], memory: Memory) -> np.ndarray:
+    """Cycles of many programs in one call: int64, (programs,)."""
+    return _times(programs, memory, 0, True)[0]
 
 
 def pass_cycles(work: Pass, memory: Memory, channel_free: int = 0, every_tile: bool = False) -> tuple[int, int]:
@@ -72,36 +60,63 @@ def pass_cycles(work: Pass, memory: Memory, channel_free: int = 0, every_tile: b
     every_tile:
         Walk every tile instead of multiplying out what repeats; the same result, for tests.
     """
-    matrix, output = work.operation == "matrix", work.output
-    numbers = Work(
-        matrix=matrix,
-        row_tiles=work.row_tiles,
-        column_tiles=work.column_tiles,
-        dn=work.dn,
-        last_columns=work.last_columns,
-        group_tiles=work.group_tiles,
-        lhs_resident=work.lhs_resident,
-        requantized=output.requantized,
-        sums=output.sums,
-        result_words=work.result_words,
-        plane_words=work.plane_words * output.plane_bits,
-        rhs_entries=work.rhs_tile_entries,
-        column_requests=work.column_words // work.run_words,
-        run_words=work.run_words,
-        ports=work.ports,
-        lhs_depth=work.lhs_depth,
-        rhs_depth=work.rhs_depth,
-        sums_latency=timing.sums_latency(64 * work.lanes),
-        instruction_words=INSTRUCTION_WORDS,
+    (end,), (free,) = _times([[work]], memory, channel_free, not every_tile)
+    return int(end), int(end + free)
+
+
+def _times(
+    programs: Sequence[Sequence[Pass]], memory: Memory, channel_free: int, skip: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cycles of programs, and when, counted from their ends, they leave the read channel free."""
+    # Parts of a grouped layer differ in which channels they read and write only, and so not in their numbers.
+    rows: dict[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]], int] = {}
+    known: dict[int, int] = {}  # passes of one program are often one object
+    order, ends = [], []
+    for passes in programs:
+        for one in passes:
+            row = known.get(id(one))
+            if row is None:
+                row = known[id(one)] = rows.setdefault(_numbers(one), len(rows))
+            order.append(row)
+        ends.append(len(order))
+    if not rows:
+        return np.zeros(len(ends), dtype=np.int64), np.zeros(len(ends), dtype=np.int64)
+    works = np.fromiter(chain.from_iterable([numbers for numbers, _ in rows]), dtype=np.int64)
+    works = works.reshape(len(rows), -1)
+    segments = np.array([segment for _, segments in rows for segment in segments], dtype=np.int64)
+    places = np.array(order, dtype=np.int64), np.array(ends, dtype=np.int64)
+    return program_times(
+        works, segments, *places, memory.cycles_per_word, memory.latency, channel_free, LATENCIES, skip
     )
-    segments = np.array(
-        [
-            (tiles, work.steps(bits), work.lhs_tile_entries(bits), work.lhs_tile_words(bits) // work.ports)
-            for bits, tiles in work.segments
-        ],
-        dtype=np.int64,
+
+
+def _numbers(work: Pass) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """What the recurrences need to know of a pass, see `program_times`: a row of works, and one of each segment."""
+    output, row_tiles, run_words = work.output, work.row_tiles, work.run_words
+    numbers = (
+        work.operation == "matrix",
+        row_tiles,
+        work.column_tiles,
+        work.dn,
+        work.last_columns,
+        work.group_tiles,
+        work.lhs_resident,
+        output.requantized,
+        output.sums,
+        work.result_words,
+        work.plane_words * output.plane_bits,
+        work.rhs_tile_entries,
+        work.column_words // run_words,
+        run_words,
+        work.ports,
+        work.lhs_depth,
+        work.rhs_depth,
+        timing.sums_latency(64 * work.lanes),
+        INSTRUCTION_WORDS,
+        len(work.segments),
     )
-    end, free = pass_times(
-        numbers, segments, memory.cycles_per_word, memory.latency, channel_free, LATENCIES, not every_tile
-    )
-    return int(end), int(free)
+    segments = [
+        (tiles, work.steps(bits), work.lhs_tile_entries(bits), work.lhs_tile_words(bits) // work.ports)
+        for bits, tiles in work.segments
+    ]
+    return numbers, tuple(segments)

@@ -115,7 +115,7 @@ def make_ring(depth: int, releases: int) -> np.ndarray:
     int64, (2, releases + 2): free entries and place of the first release in column 0, place behind the last one in
     column 1; behind them the entries and the cycle of every release.
     """
-    ring = np.zeros((2, releases + 2), dtype=np.int64)
+    ring = np.empty((2, releases + 2), dtype=np.int64)
     ring[0, 0], ring[1, 0], ring[0, 1] = depth, 2, 2
     return ring
 
@@ -426,19 +426,11 @@ def _vector(state: np.ndarray, work: Work, steps: int, interval: int, latency: i
             tile += _multiply_out(state, lhs, rhs, True, interval, at, packed, saved, seen, alike)
 
 
-@njit(cache=True)
-def pass_times(
+@_inner
+def _pass_times(
     work: Work, segments: np.ndarray, interval: int, latency: int, channel_free: int, at: Latencies, skip: bool
 ) -> tuple[int, int]:
-    """When one instruction ends and when it leaves the read channel free, see `hardware.cycles.pass_cycles`.
-
-    Parameters
-    ----------
-    segments:
-        int64, (segments, 4): row tiles, steps, entries and words per port of a row tile.
-    skip:
-        False: walk every tile, for tests.
-    """
+    """When one instruction ends and when it leaves the read channel free."""
     address = max(at.start_to_request + at.request_to_address, channel_free)
     first_word = address + at.address_to_word + latency + at.word_latency
     start = first_word + (work.instruction_words - 1) * interval + at.instruction_to_stages
@@ -454,3 +446,75 @@ def pass_times(
     else:
         _vector(state, work, segments[0, 1], interval, latency, at, skip)
     return state[WRITTEN] + at.write_response + at.response_to_end, state[CHANNEL]
+
+
+@njit(cache=True)
+def program_times(
+    works: np.ndarray,
+    segments: np.ndarray,
+    order: np.ndarray,
+    ends: np.ndarray,
+    interval: int,
+    latency: int,
+    channel_free: int,
+    at: Latencies,
+    skip: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """When programs end and when they leave the read channel free, see `hardware.cycles.pass_cycles`.
+
+    Parameters
+    ----------
+    works:
+        int64, (works, 20): the fields of `Work`, and the number of segments.
+    segments:
+        int64, (segments, 4): of all works, row tiles, steps, entries and words per port of a row tile.
+    order:
+        Numbers of the works that the programs do, one program's behind another's.
+    ends:
+        Where in ``order`` each program ends.
+    skip:
+        False: walk every tile, for tests.
+
+    Returns
+    -------
+    int64, (programs,), twice.
+    """
+    behind = np.cumsum(works[:, -1])
+    known, before, took, left = np.zeros((4, len(works)), dtype=np.int64)
+    cycles, free = np.zeros((2, len(ends)), dtype=np.int64)
+    place = 0
+    for program in range(len(ends)):
+        free[program] = channel_free
+        while place < ends[program]:
+            number = order[place]
+            place += 1
+            # Works of one program are often alike, and but for the first one find the channel alike.
+            if not known[number] or before[number] != free[program]:
+                row = works[number]
+                work = Work(
+                    row[0] != 0,
+                    row[1],
+                    row[2],
+                    row[3],
+                    row[4],
+                    row[5],
+                    row[6] != 0,
+                    row[7] != 0,
+                    row[8] != 0,
+                    row[9],
+                    row[10],
+                    row[11],
+                    row[12],
+                    row[13],
+                    row[14],
+                    row[15],
+                    row[16],
+                    row[17],
+                    row[18],
+                )
+                mine = segments[behind[number] - row[-1] : behind[number]]
+                known[number], before[number] = 1, free[program]
+                took[number], left[number] = _pass_times(work, mine, interval, latency, free[program], at, skip)
+            cycles[program] += took[number]
+            free[program] = left[number] - took[number]
+    return cycles, free

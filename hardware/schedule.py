@@ -19,7 +19,7 @@ A vector pass (pooling, addition, conversion) has no weights: it adds up, or tak
 ``dm`` channels after another.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -98,7 +98,7 @@ class Pass:
     @property
     def row_tiles(self) -> int:
         """Row tiles of all widths."""
-        return sum(tiles for _, tiles in self.segments)
+        return sum([tiles for _, tiles in self.segments])
 
     @property
     def pixel_words(self) -> int:
@@ -226,21 +226,13 @@ def schedule(
         )
     if activation_bits not in range(1, MAX_BITS + 1):
         raise InputError(f"layer {layer.name!r} expects activation bits 1 to {MAX_BITS}, got {activation_bits!r}.")
-    if min(layer.out_height, layer.out_width) < 1:
-        raise InputError(f"layer {layer.name!r} has no output pixels: its kernel is larger than its padded input.")
+    _check_shape(layer)
     if bipolar and layer.groups > 1:
         raise InputError(
             f"layer {layer.name!r} has {layer.groups} channel groups and bipolar weights, but the machine adds up a "
             "bipolar layer's activations over all channels: give its weights one more bit instead."
         )
-    largest_sum = layer.reduction * _largest(max(widths), signed_weights)
-    largest_sum = 2 * largest_sum + layer.reduction if bipolar else largest_sum
-    largest_sum *= _largest(activation_bits, layer.signed_activations)
-    if largest_sum > LARGEST_RESULT:
-        raise InputError(
-            f"layer {layer.name!r} can sum up to {largest_sum}, but the machine's results have 32 bits: "
-            "use fewer bits or split the layer."
-        )
+    _check_sums(layer, max(widths), activation_bits, signed_weights, bipolar)
     kernels = _all_kernels(layer.out_channels) if order is None else tuple(order)
     segments: list[tuple[tuple[int, int], ...]]
     if len(widths) == 1:
@@ -255,11 +247,56 @@ def schedule(
         if order is None and reads_apart(layer):  # sorted as a whole, every pass would read all channels' words
             parts = [_by_width(part, per_kernel) for part in parts]
         segments = [_segments([per_kernel[kernel] for kernel in part], accelerator.array.dm) for part in parts]
+    kind = (signed_weights, bipolar)
     passes = tuple(
-        _matrix_pass(layer, *part, activation_bits, accelerator, (signed_weights, bipolar), output)
+        _plan("matrix", layer, *part, activation_bits, accelerator, kind, output, *_reads(layer, part[0]))
         for part in zip(parts, segments, strict=True)
     )
     return Schedule(layer, accelerator, passes)
+
+
+def passes_of_widths(
+    layer: Layer, widths: Iterable[tuple[int, int]], accelerator: Accelerator, output: Output
+) -> Iterator[tuple[Pass, ...] | InputError]:
+    """The passes of a layer at many pairs of widths, for those who only want to know what they cost.
+
+    As `schedule` plans them, but that passes which differ only in which channels they read and write are one object.
+
+    Parameters
+    ----------
+    widths:
+        Weight bits 0 to 8 and activation bits 1 to 8, as ints.
+
+    Returns
+    -------
+    By pair the passes, or the error that `schedule` raises.
+
+    Raises
+    ------
+    InputError
+        What `schedule` raises at any width.
+    """
+    _check_shape(layer)
+    parts = _parts(layer, _all_kernels(layer.out_channels), accelerator, output)
+    reads = [_reads(layer, part) for part in parts]
+    alike: dict[tuple[int, int, bool], int] = {}
+    keys = [(len(part), last - first, dense) for part, ((first, last), dense) in zip(parts, reads, strict=True)]
+    for index, key in enumerate(keys):
+        alike.setdefault(key, index)
+    row_tiles = [-(-len(part) // accelerator.array.dm) for part in parts]
+    for w, a in widths:
+        try:
+            _check_sums(layer, w, a, True, False)
+            planned = {
+                key: _plan(
+                    "matrix", layer, parts[i], ((w, row_tiles[i]),), a, accelerator, (True, False), output, *reads[i]
+                )
+                for key, i in alike.items()
+            }
+        except InputError as error:
+            yield error
+        else:
+            yield tuple([planned[key] for key in keys]) if w or not output.sums else ()
 
 
 def vector_passes(
@@ -357,34 +394,15 @@ def _parts(layer: Layer, kernels: tuple[int, ...], accelerator: Accelerator, out
     return [kernels[start : start + per_part] for start in range(0, len(kernels), per_part)]
 
 
-def _matrix_pass(
-    layer: Layer,
-    kernels: tuple[int, ...],
-    segments: tuple[tuple[int, int], ...],
-    activation_bits: int,
-    accelerator: Accelerator,
-    weight_kind: tuple[bool, bool],
-    output: Output,
-) -> Pass:
+def _reads(layer: Layer, kernels: tuple[int, ...]) -> tuple[tuple[int, int], bool]:
+    """First and behind the last word of a pixel's channels that kernels read, and whether a kernel row is one run."""
     channel_words, dense = (0, -(-layer.in_channels // 64)), layer.dilation[1] == 1
-    if layer.groups > 1:
-        inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-        first, last = min(kernels) // outputs, max(kernels) // outputs
-        read = first * inputs // 64, -(-(last + 1) * inputs // 64)
-        dense = dense and read == channel_words
-        channel_words = read
-    return _plan(
-        "matrix",
-        layer,
-        kernels,
-        segments,
-        activation_bits,
-        accelerator,
-        weight_kind,
-        output,
-        channel_words,
-        dense,
-    )
+    if layer.groups == 1:
+        return channel_words, dense
+    inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    first, last = min(kernels) // outputs, max(kernels) // outputs
+    read = first * inputs // 64, -(-(last + 1) * inputs // 64)
+    return read, dense and read == channel_words
 
 
 def _segments(widths: list[int], dm: int) -> tuple[tuple[int, int], ...]:
@@ -415,8 +433,8 @@ def _plan(
     entries = [bits * chunks + output.requantized for bits, _ in segments] if matrix else [0]
     _check_fit(layer, "weight", max(entries), buffers.lhs_entries)
     _check_fit(layer, "activation", activation_bits * chunks, buffers.rhs_entries)
-    row_tiles = sum(tiles for _, tiles in segments)
-    weight_entries = sum(size * tiles for size, (_, tiles) in zip(entries, segments, strict=True))
+    row_tiles = sum([tiles for _, tiles in segments])
+    weight_entries = sum([size * tiles for size, (_, tiles) in zip(entries, segments, strict=True)])
     lhs_resident = weight_entries <= buffers.lhs_entries
     fit = buffers.rhs_entries // (activation_bits * chunks)
     group = column_tiles if fit >= column_tiles else max(1, fit // 2)  # half works while the other half fills
@@ -450,6 +468,22 @@ def _plan(
         lhs_depth=buffers.lhs_entries,
         rhs_depth=buffers.rhs_entries,
     )
+
+
+def _check_shape(layer: Layer) -> None:
+    if min(layer.out_height, layer.out_width) < 1:
+        raise InputError(f"layer {layer.name!r} has no output pixels: its kernel is larger than its padded input.")
+
+
+def _check_sums(layer: Layer, weight_bits: int, activation_bits: int, signed_weights: bool, bipolar: bool) -> None:
+    largest_sum = layer.reduction * _largest(weight_bits, signed_weights)
+    largest_sum = 2 * largest_sum + layer.reduction if bipolar else largest_sum
+    largest_sum *= _largest(activation_bits, layer.signed_activations)
+    if largest_sum > LARGEST_RESULT:
+        raise InputError(
+            f"layer {layer.name!r} can sum up to {largest_sum}, but the machine's results have 32 bits: "
+            "use fewer bits or split the layer."
+        )
 
 
 def _largest(bits: int, signed: bool) -> int:

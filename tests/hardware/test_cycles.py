@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hardware.accelerator import Memory
-from hardware.cycles import layer_cycles, pass_cycles, program_cycles
+from hardware.cycles import layer_cycles, pass_cycles, program_cycles, programs_cycles
 from hardware.instruction import INSTRUCTION_WORDS
 from hardware.layer import Layer
 from hardware.recurrences import make_ring, release, take
@@ -307,3 +307,18 @@ def test_passes_follow_one_another(tiny):
     # The second pass's request waits where the first one's last words still take the channel.
     end, free = pass_cycles(plan.passes[0], slow)
     assert program_cycles(plan.passes[:2], slow) == end + pass_cycles(plan.passes[1], slow, free - end)[0]
+
+
+@given(layer=layers, array=arrays, buffer=buffers, bits=st.lists(widths, max_size=4), output=outputs)
+def test_programs_take_together_what_each_takes_alone_pass_by_pass(machine, layer, array, buffer, bits, output):
+    plans = [schedule(layer, *each, machine(**array, **buffer), output=output) for each in bits]
+    memory = Memory(latency=5, cycles_per_word=64)  # is still busy when an instruction ends
+    alone = []
+    for plan in plans:
+        cycles = free = 0
+        for work in plan.passes:
+            end, left = pass_cycles(work, memory, free, every_tile=True)
+            cycles, free = cycles + end, left - end
+        alone.append(cycles)
+    assert programs_cycles([plan.passes for plan in plans], memory).tolist() == alone
+    assert [program_cycles(plan.passes, memory) for plan in plans] == alone

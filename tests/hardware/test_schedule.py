@@ -12,7 +12,15 @@ from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.instruction import SEGMENTS
 from hardware.layer import Layer
-from hardware.schedule import RESIDENT_GROUP, Output, Pass, schedule, value_words, vector_passes
+from hardware.schedule import (
+    RESIDENT_GROUP,
+    Output,
+    Pass,
+    passes_of_widths,
+    schedule,
+    value_words,
+    vector_passes,
+)
 
 LINEAR = Layer("fc", "linear", in_channels=100, out_channels=5, images=7)
 DEPTHWISE = Layer("dw", "conv", 140, 140, 5, 4, kernel=(3, 2), groups=140)
@@ -65,6 +73,24 @@ def products(passes) -> Counter:
                 for tile in range(group, min(group + work.group_tiles, work.column_tiles)):
                     done.update((kernel, tile * work.dn + c) for kernel in kernels for c in range(work.columns(tile)))
     return done
+
+
+@given(layer=layers, array=machines, output=outputs, shrink=st.sampled_from([1, 8]))
+def test_passes_of_many_widths_are_those_of_the_schedule_but_for_the_channels(machine, layer, array, output, shrink):
+    accelerator = machine(**array | {"lhs_entries": array["lhs_entries"] // shrink})
+    widths = [(w, a) for w in (0, 1, 3, 8) for a in (1, 5, 8)]
+    for (w, a), passes in zip(widths, passes_of_widths(layer, widths, accelerator, output), strict=True):
+        if isinstance(passes, InputError):
+            with pytest.raises(InputError) as caught:
+                schedule(layer, w, a, accelerator, output=output)
+            assert str(caught.value) == str(passes)
+            continue
+        plan = schedule(layer, w, a, accelerator, output=output)
+        assert len(passes) == len(plan.passes)
+        for mine, its in zip(passes, plan.passes, strict=True):
+            assert len(mine.kernels) == len(its.kernels)
+            assert mine.pixel_words == its.pixel_words
+            assert replace(mine, kernels=its.kernels, channel_words=its.channel_words) == its
 
 
 @given(layer=layers, array=machines, output=outputs, data=st.data(), activation_bits=st.integers(1, 8))
