@@ -13,6 +13,7 @@ from policies.evolution import Nsga2Agent
 from policies.greedy import GreedyAgent
 from policies.haq import HaqAgent
 from policies.integer_program import IntegerProgramAgent
+from policies.releq import ReleqAgent, ReleqOptions
 from policies.task import Outcome, Task
 
 
@@ -94,6 +95,13 @@ def _haq(task: Task, episodes: int, seed: int) -> Agent:
     return Player(environment, HaqAgent(environment.steps_per_episode, episodes, seed))
 
 
+def _releq(task: Task, episodes: int, seed: int) -> Agent:
+    options = ReleqOptions()
+    environment = BitWidthEnv(task, "releq", options.every_step)
+    choices = [len(variable.widths) for variable in task.space.variables]
+    return Player(environment, ReleqAgent(choices, seed, options))
+
+
 _AGENTS: dict[str, Callable[[Task, int, int], Agent]] = {
     "annealing": AnnealingAgent,
     "greedy": GreedyAgent,
@@ -101,6 +109,7 @@ _AGENTS: dict[str, Callable[[Task, int, int], Agent]] = {
     "ilp": IntegerProgramAgent,
     "nsga2": Nsga2Agent,
     "random": lambda task, episodes, seed: RandomAgent(task, seed),
+    "releq": _releq,
     "uniform": lambda task, episodes, seed: UniformAgent(task),
 }
 

@@ -67,6 +67,43 @@ class HaqObservation:
         return observation
 
 
+class ReleqObservation:
+    """ReLeQ's eight numbers, in the order of its code.
+
+    Step / number of steps (with one width per layer its index / number of layers), bits / 8 of the variable, state of
+    quantization (mean weight bits / 8), relative accuracy, output channels n, input channels c, kernel k (linear
+    layers: 0), standard deviation of the layer's weights.
+
+    What is still open counts with its widest bits. The accuracy is that of the last evaluation, 1 before the first,
+    and cut to 1. n, c and k are min-max normalized over the layers; the deviation, which the code leaves as it is, is
+    divided by the largest one, and 0 where the task does not know any.
+    """
+
+    size = 8
+
+    def __init__(self, task: Task) -> None:
+        self._variables, self._costs = task.space.variables, task.costs
+        shapes = [
+            (layer.out_channels, layer.reduction, 0)
+            if layer.kind == "linear"
+            else (layer.out_channels, layer.in_channels, layer.kernel[0])
+            for layer in task.space.layers
+        ]
+        largest = task.weight_deviation.max()
+        deviation = task.weight_deviation / (largest if largest > 0 else 1.0)
+        self._features = np.column_stack([normalized(np.array(shapes, dtype=np.float64)), deviation])
+
+    def __call__(self, progress: Progress) -> np.ndarray:
+        """float32, (8,)."""
+        observation = np.empty(self.size, dtype=np.float32)
+        observation[0] = progress.step / len(self._variables)
+        observation[1] = progress.vector[progress.step] / MAX_BITS
+        observation[2] = self._costs.ratio("bits", progress.vector)
+        observation[3] = min(progress.accuracy, 1.0)
+        observation[4:] = self._features[self._variables[progress.step].layer]
+        return observation
+
+
 def layer_features(layers: Sequence[Layer]) -> np.ndarray:
     """What an agent is told about each layer: float64, (layers, 8), every column min-max normalized.
 
@@ -97,7 +134,7 @@ def normalized(columns: np.ndarray) -> np.ndarray:
     return (columns - low) / np.where(span > 0, span, 1.0)
 
 
-OBSERVATIONS: dict[str, Callable[[Task], Observation]] = {"haq": HaqObservation}
+OBSERVATIONS: dict[str, Callable[[Task], Observation]] = {"haq": HaqObservation, "releq": ReleqObservation}
 """By name."""
 
 

@@ -11,6 +11,9 @@ from hardware.errors import unknown
 
 Reward = Callable[[float, float, Mapping[str, float]], float]
 
+LOWEST_RELEQ = 2 / 8
+"""ReLeQ's lowest over its highest width."""
+
 
 def haq(accuracy: float, reference: float, ratios: Mapping[str, float]) -> float:
     """A tenth of the change of accuracy in percentage points (Wang et al., CVPR 2019; its public code)."""
@@ -51,17 +54,51 @@ class Releq:
         return 2 * (shaped - 0.5) if self.stretched else shaped
 
 
-LOWEST_RELEQ = 2 / 8
-"""ReLeQ's lowest over its highest width."""
+@dataclass(frozen=True)
+class ReleqGrid:
+    """The reward of the last script of ReLeQ's code, which quantizes all layers before it evaluates.
+
+    ``2 * max(quantization * (offset - x) + accuracy * y, 0)``, with ``x`` the state of quantization and ``y`` the
+    relative accuracy, both rounded down to a grid of 50 levels from 0 to 1; 0 where the rounded ``x`` is below
+    ``offset``. As in the code a level begins at a multiple of 1/50 and stands for one of 1/49, so that the lowest
+    widths everywhere (``x = offset``) are worth 0. On LeNet's table of accuracies three policies of mean width 2.5
+    share the highest reward: {2,2,3,3}, {2,3,2,3} and {2,3,3,2}.
+
+    Parameters
+    ----------
+    quantization, accuracy:
+        How much either counts: 0.5 and 0.5 at first, then 5 and 5, in the end 4 and 6.
+    metric, offset:
+        As in `Releq`; the code's offset is the lowest over the highest width.
+    """
+
+    quantization: float
+    accuracy: float
+    metric: str = "bits"
+    offset: float = LOWEST_RELEQ
+
+    def __call__(self, accuracy: float, reference: float, ratios: Mapping[str, float]) -> float:
+        """The reward of an accuracy (fraction) at these costs."""
+        x, y = _level(ratios[self.metric]), _level(accuracy / reference)
+        if x < self.offset:
+            return 0.0
+        return 2 * max(self.quantization * (self.offset - x) + self.accuracy * y, 0.0)
+
+
+def _level(value: float, levels: int = 50) -> float:
+    return min(max(int(value * levels) - 1, 0), levels - 1) / (levels - 1)
+
 
 REWARDS: dict[str, Reward] = {
     "haq": haq,
     "releq": Releq(),
     "releq-lenet": Releq(0.6, 3, 0.8, offset=LOWEST_RELEQ, stretched=True),
     "releq-cifar": Releq(0.8, 1, 0.1, offset=LOWEST_RELEQ, stretched=True),
+    "releq-lstm": Releq(0.8, 1, 0.6, offset=LOWEST_RELEQ, stretched=True),
     "releq-mobilenet": Releq(0.8, 1, 0.7, offset=LOWEST_RELEQ, stretched=True),
+    "releq-grid": ReleqGrid(4, 6),
 }
-"""By name; the last three with the constants of ReLeQ's code."""
+"""By name; those with a word after ``releq`` have the constants of ReLeQ's code (he-actlab/releq)."""
 
 
 def make_reward(name: str) -> Reward:
