@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -87,3 +88,28 @@ def test_what_was_searched_is_what_is_simulated(uninterrupted: Path, tmp_path: P
     assert simulated["mismatches"] == 0
     assert simulated["rtl_cycles"] == searched["program_cycles"]
     assert 0.5 < searched["cost"] / searched["program_cycles"] < 1  # pools are not the policy's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["haq", "releq", "greedy"])
+def test_twenty_kills_at_random_moments_lose_nothing(agent: str, tmp_path: Path) -> None:
+    more = ("--agent", agent, "--episodes", "300")
+    assert run(tmp_path / "whole", *more).returncode == 0
+    directory, moments = tmp_path / "killed", np.random.default_rng(0)
+    results, kills = directory / "results.csv", 0
+    while kills < 20:
+        process = subprocess.Popen(
+            [CODESIGN, *QUICK.split(), *more, "--out", str(directory), "--resume"], stderr=subprocess.DEVNULL
+        )
+        lines = len(results.read_text().splitlines()) if results.exists() else 0
+        assert lines < 300, "the run ended before it had been killed often enough"
+        while process.poll() is None:  # not before it has done something, and then at any moment of an episode or two
+            time.sleep(0.01)
+            if results.exists() and len(results.read_text().splitlines()) > lines:
+                time.sleep(moments.uniform(0, 0.4))
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+    assert run(directory, *more, "--resume").returncode == 0
+    for name in ("policy.yaml", "results.csv", "quantized.pt", "float.pt"):
+        assert (directory / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
