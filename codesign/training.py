@@ -142,6 +142,13 @@ def weight_deviation(traced: Traced) -> np.ndarray:
     return np.array([float(parameters[f"{layer.name}.weight"].detach().std()) for layer in traced.layers])
 
 
+def kernel_deviations(traced: Traced) -> list[np.ndarray]:
+    """Standard deviation of every kernel's weights, for each layer float64, (kernels,): part of what AutoQ is told."""
+    parameters = dict(traced.graph_module.named_parameters())
+    weights = [parameters[f"{layer.name}.weight"].detach().flatten(1) for layer in traced.layers]
+    return [weight.std(1, correction=0).double().numpy() for weight in weights]
+
+
 class FineTuneEvaluator:
     """Accuracy of policies, as an agent's environment asks for it.
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from hardware.errors import unknown
 from policies.annealing import AnnealingAgent
+from policies.autoq import AutoqAgent
 from policies.baselines import RandomAgent, UniformAgent
 from policies.environment import BitWidthEnv
 from policies.evolution import Nsga2Agent
@@ -102,8 +103,13 @@ def _releq(task: Task, episodes: int, seed: int) -> Agent:
     return Player(environment, ReleqAgent(choices, seed, options))
 
 
+def _autoq(task: Task, episodes: int, seed: int) -> Agent:
+    return Player(BitWidthEnv(task, "autoq"), AutoqAgent(task.space, episodes, seed))
+
+
 _AGENTS: dict[str, Callable[[Task, int, int], Agent]] = {
     "annealing": AnnealingAgent,
+    "autoq": _autoq,
     "greedy": GreedyAgent,
     "haq": _haq,
     "ilp": IntegerProgramAgent,

@@ -31,9 +31,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from hardware.errors import InputError
+from policies.ddpg import ActorCritic, truncated_normal
+from policies.ddpg import Critic as Critic  # part of this module to those who look into an agent's state
 
 
 @dataclass(frozen=True)
@@ -68,44 +69,6 @@ class HaqOptions:
     """Steps of an episode that explore after the warm-up, on average (HAQ: all; deviation 2)."""
 
 
-class Critic(nn.Module):
-    """What an action is worth: layers for observation and action, summed, then two more."""
-
-    def __init__(self, observations: int, hidden: int) -> None:
-        super().__init__()
-        self.observation = nn.Linear(observations, hidden)
-        self.action = nn.Linear(1, hidden)
-        self.hidden = nn.Linear(hidden, hidden)
-        self.value = nn.Linear(hidden, 1)
-
-    def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Value, (batch, 1), of actions (batch, 1) at observations (batch, size)."""
-        joined = torch.relu(self.observation(observation) + self.action(action))
-        return self.value(torch.relu(self.hidden(joined)))
-
-
-def make_actor(observations: int, hidden: int) -> nn.Sequential:
-    """Observation to action: two hidden layers, then a sigmoid."""
-    return nn.Sequential(
-        nn.Linear(observations, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, 1),
-        nn.Sigmoid(),
-    )
-
-
-def truncated_normal(mean: float, sigma: float, generator: torch.Generator) -> float:
-    """One draw from the normal distribution around ``mean`` in [0, 1], cut to [0, 1].
-
-    By the inverse of the distribution function: one uniform number per draw, unlike HAQ's resampling.
-    """
-    edges = torch.special.ndtr((torch.tensor([0.0, 1.0], dtype=torch.float64) - mean) / sigma)
-    level = torch.lerp(edges[0], edges[1], torch.rand((), generator=generator, dtype=torch.float64))
-    return min(max(mean + sigma * float(torch.special.ndtri(level)), 0.0), 1.0)
-
-
 class HaqAgent:
     """Learns from episode to episode which layers need their bits.
 
@@ -133,13 +96,15 @@ class HaqAgent:
     ) -> None:
         self.steps, self.episodes, self.options = steps_per_episode, episodes, options
         self._generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):  # nn.Linear draws from the global generator
-            torch.manual_seed(seed)
-            self._actor = make_actor(observation_size, options.hidden)
-            self._critic = Critic(observation_size, options.hidden)
-        self._target_actor, self._target_critic = copy.deepcopy(self._actor), copy.deepcopy(self._critic)
-        self._actor_adam = torch.optim.Adam(self._actor.parameters(), options.actor_rate)
-        self._critic_adam = torch.optim.Adam(self._critic.parameters(), options.critic_rate)
+        self._learner = ActorCritic(
+            observation_size,
+            1,
+            options.hidden,
+            actor_rate=options.actor_rate,
+            critic_rate=options.critic_rate,
+            soft_update=options.soft_update,
+            seed=seed,
+        )
         self._episode = 0
         self._baseline: float | None = None
         self._trace: list[tuple[np.ndarray, float]] = []
@@ -171,8 +136,7 @@ class HaqAgent:
             return 1.0  # the widest bits
         if self._episode < self.warm_up:
             return float(torch.rand((), generator=self._generator))
-        with torch.no_grad():
-            mean = float(self._actor(observation))
+        mean = self._learner.act(observation)[0]
         if float(torch.rand((), generator=self._generator)) * self.steps >= self.options.noisy_steps:
             return mean
         return truncated_normal(mean, self.sigma, self._generator)
@@ -205,40 +169,13 @@ class HaqAgent:
         mean = float(reward.mean())
         old = mean if self._baseline is None else self._baseline
         self._baseline = old + options.baseline_rate * (mean - old)
-        with torch.no_grad():
-            following = self._observations[episode, (step + 1) % self.steps]
-            future = self._target_critic(following, self._target_actor(following))
-            future[step == self.steps - 1] = 0.0  # nothing follows the last action
-            target = reward - self._baseline + options.discount * future
-        critic_loss = nn.functional.mse_loss(self._critic(observation, action), target)
-        self._critic_adam.zero_grad()
-        critic_loss.backward()
-        self._critic_adam.step()
-
-        actor_loss = -self._critic(observation, self._actor(observation)).mean()
-        self._actor_adam.zero_grad()
-        actor_loss.backward()
-        self._actor_adam.step()
-
-        with torch.no_grad():
-            for target_net, net in ((self._target_actor, self._actor), (self._target_critic, self._critic)):
-                for slow, fast in zip(target_net.parameters(), net.parameters(), strict=True):
-                    slow.lerp_(fast, options.soft_update)
+        following = self._observations[episode, (step + 1) % self.steps]
+        last = step == self.steps - 1
+        self._learner.update(observation, action, reward - self._baseline, following, last, options.discount)
 
     @property
     def _memory(self) -> dict[str, torch.Tensor]:
         return {"observations": self._observations, "actions": self._actions, "rewards": self._rewards}
-
-    @property
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "actor": self._actor,
-            "critic": self._critic,
-            "target_actor": self._target_actor,
-            "target_critic": self._target_critic,
-            "actor_adam": self._actor_adam,
-            "critic_adam": self._critic_adam,
-        }
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimizers, replay memory, generator and counters; a copy."""
@@ -246,7 +183,7 @@ class HaqAgent:
             {
                 "options": asdict(self.options),
                 "steps": self.steps,
-                **{name: part.state_dict() for name, part in self._parts.items()},
+                **self._learner.state_dict(),
                 **self._memory,
                 "generator": self._generator.get_state(),
                 "episode": self._episode,
@@ -270,8 +207,7 @@ class HaqAgent:
                 f"expected the state of a HAQ agent with (steps, options) {want}, got {have}: "
                 "resume with the network and the agent of the saved run."
             )
-        for name, part in self._parts.items():
-            part.load_state_dict(state[name])
+        self._learner.load_state_dict(state)
         self._generator.set_state(state["generator"])
         self._episode, self._baseline, self._stored = state["episode"], state["baseline"], state["stored"]
         self._trace = [(np.array(o, dtype=np.float32), action) for o, action in state["trace"]]

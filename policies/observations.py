@@ -104,6 +104,54 @@ class ReleqObservation:
         return observation
 
 
+class AutoqObservation:
+    """What AutoQ's controllers are told of one kernel, or group of kernels, or of a layer's activations.
+
+    Layer index, kernel, input channels, output channels, kernel size, stride, feature size, depthwise, weight step (1)
+    or activation step (0), bits of the step before / 8 (Lou et al., ICLR 2020, section 3; the list is recalled), and
+    how the kernel's weights deviate (ours, see `relative_deviation`). The goal is appended by the agent. The kernel is
+    the place of its middle in the layer, so 0.5 where a layer has one width. Columns of layers are those of
+    `layer_features`.
+    """
+
+    size = 11
+    KERNEL, DEVIATION = 1, 10
+    """Columns in which a layer's kernels differ."""
+
+    def __init__(self, task: Task) -> None:
+        self._variables = variables = task.space.variables
+        features = layer_features(task.space.layers)[:, [7, 0, 1, 2, 4, 3, 6, 0, 0, 0, 0]]
+        self._fixed = features[[variable.layer for variable in variables]].astype(np.float32)
+        deviations = [relative_deviation(layer) for layer in task.kernel_deviations]
+        for row, variable in zip(self._fixed, variables, strict=True):
+            kernels, count = variable.kernels, task.space.layers[variable.layer].out_channels
+            row[self.KERNEL] = (kernels.start + kernels.stop) / 2 / count
+            row[7] = features[variable.layer, 1]
+            row[8] = variable.operand == WEIGHTS
+            row[self.DEVIATION] = deviations[variable.layer][kernels.start : kernels.stop].mean()
+
+    def __call__(self, progress: Progress) -> np.ndarray:
+        """float32, (11,)."""
+        observation = self._fixed[progress.step].copy()
+        observation[9] = progress.vector[progress.step - 1] / MAX_BITS if progress.step else 1.0
+        return observation
+
+
+def relative_deviation(deviations: np.ndarray) -> np.ndarray:
+    """How kernels' weights deviate beside those of their layer: float64, (kernels,), in [0, 1].
+
+    0.5 for the geometric mean of the layer's kernels, an eighth more for every doubling: at the same step of their
+    quantizers that is one bit more out of eight. Kernels of zeros are at 0, and not part of the mean.
+    """
+    logarithms = np.full(len(deviations), -np.inf)
+    alive = deviations > 0
+    logarithms[alive] = np.log2(deviations[alive])
+    mean = logarithms[alive].mean() if alive.any() else 0.0
+    if not alive.any():
+        return np.full(len(deviations), 0.5)
+    return np.clip(0.5 + (logarithms - mean) / MAX_BITS, 0.0, 1.0)
+
+
 def layer_features(layers: Sequence[Layer]) -> np.ndarray:
     """What an agent is told about each layer: float64, (layers, 8), every column min-max normalized.
 
@@ -134,7 +182,11 @@ def normalized(columns: np.ndarray) -> np.ndarray:
     return (columns - low) / np.where(span > 0, span, 1.0)
 
 
-OBSERVATIONS: dict[str, Callable[[Task], Observation]] = {"haq": HaqObservation, "releq": ReleqObservation}
+OBSERVATIONS: dict[str, Callable[[Task], Observation]] = {
+    "autoq": AutoqObservation,
+    "haq": HaqObservation,
+    "releq": ReleqObservation,
+}
 """By name."""
 
 

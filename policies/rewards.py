@@ -4,10 +4,11 @@ A reward is a function of the accuracy, the accuracy of the network before quant
 metric as shares of the cost at 8/8 bits (`policies.costs`).
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from hardware.errors import unknown
+from hardware.errors import InputError, unknown
 
 Reward = Callable[[float, float, Mapping[str, float]], float]
 
@@ -89,7 +90,67 @@ def _level(value: float, levels: int = 50) -> float:
     return min(max(int(value * levels) - 1, 0), levels - 1) / (levels - 1)
 
 
+@dataclass(frozen=True)
+class Autoq:
+    """AutoQ's extrinsic reward: ``log(accuracy**a / (latency**l * energy**e * area**r))``, costs as shares of 8 bits.
+
+    Lou et al., ICLR 2020 (arXiv 1902.05690); the form is recalled. As it stands here it is the resource-constrained
+    mode: only the accuracy counts, under a hard budget that the task's back-off keeps. `guarantee` is the other mode.
+
+    Parameters
+    ----------
+    accuracy, latency, energy, area:
+        The exponents psi.
+
+    Raises
+    ------
+    InputError
+        An exponent that is negative or not finite.
+    """
+
+    accuracy: float = 1.0
+    latency: float = 0.0
+    energy: float = 0.0
+    area: float = 0.0
+
+    FLOOR = 1e-3
+    """Accuracies and shares below it count as this, so that nothing is worth an infinity: accuracy 0 gives -6.9 (at an
+    exponent of 1), about what guessing among a thousand classes is worth. Ours."""
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(
+                    f"AutoQ's exponent of {name} is at least 0, got {getattr(self, name):g}: write for example 0.5."
+                )
+
+    @classmethod
+    def guarantee(cls, latency: float = 0.0, energy: float = 0.0, area: float = 0.0) -> "Autoq":
+        """The accuracy-guaranteed mode: psi of the accuracy is 2, the others below 1; which, the paper does not say."""
+        return cls(2.0, latency, energy, area)
+
+    def __call__(self, accuracy: float, reference: float, ratios: Mapping[str, float]) -> float:
+        """The reward of an accuracy (fraction) at these costs.
+
+        Raises
+        ------
+        InputError
+            A metric with an exponent above 0 is not among the costs, as energy on a machine without energies.
+        """
+        reward = self.accuracy * math.log(max(accuracy, self.FLOOR))
+        for metric, exponent in (("latency", self.latency), ("energy", self.energy), ("area", self.area)):
+            if exponent:
+                if metric not in ratios:
+                    raise InputError(
+                        f"the reward counts {metric}, but what is known here is {', '.join(ratios)}: set its exponent "
+                        "to 0, or choose an accelerator for which it is known."
+                    )
+                reward -= exponent * math.log(max(ratios[metric], self.FLOOR))
+        return reward
+
+
 REWARDS: dict[str, Reward] = {
+    "autoq": Autoq(),
     "haq": haq,
     "releq": Releq(),
     "releq-lenet": Releq(0.6, 3, 0.8, offset=LOWEST_RELEQ, stretched=True),
@@ -104,11 +165,28 @@ REWARDS: dict[str, Reward] = {
 def make_reward(name: str) -> Reward:
     """A reward by its name in `REWARDS`.
 
+    After ``autoq`` exponents can be written, for the accuracy-guaranteed mode: ``autoq:latency=0.5,energy=0.2``.
+
     Raises
     ------
     InputError
-        An unknown name.
+        An unknown name, or exponents of another form.
     """
+    if name.startswith("autoq:"):
+        return Autoq.guarantee(**dict(_exponent(term) for term in name.removeprefix("autoq:").split(",")))
     if name not in REWARDS:
         raise unknown("reward", name, REWARDS)
     return REWARDS[name]
+
+
+def _exponent(term: str) -> tuple[str, float]:
+    metric, _, number = (part.strip() for part in term.partition("="))
+    try:
+        exponent = float(number)
+    except ValueError:
+        exponent = math.nan
+    if metric not in ("latency", "energy", "area") or math.isnan(exponent):
+        raise InputError(
+            f"expected an exponent of latency, energy or area, got {term!r}: write for example autoq:latency=0.5."
+        )
+    return metric, exponent

@@ -1,5 +1,6 @@
 """What every agent works on: a space of policies, what they cost, what they are worth, and the budget they keep."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -78,6 +79,9 @@ class Task:
         What is maximized.
     weight_deviation:
         float, (layers,): standard deviation of each layer's weights, which ReLeQ's agent is told; zeros if not known.
+    kernel_deviations:
+        For every layer float, (kernels,): the same of every kernel's weights, which AutoQ's agent is told; zeros if
+        not known.
 
     Attributes
     ----------
@@ -90,7 +94,7 @@ class Task:
     Raises
     ------
     InputError
-        A budget that cannot be reached.
+        A budget that cannot be reached, or deviations that are not one per kernel.
     """
 
     def __init__(
@@ -100,12 +104,21 @@ class Task:
         budgets: tuple[Budget, ...] = (),
         reward: Reward = haq,
         weight_deviation: np.ndarray | None = None,
+        kernel_deviations: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.space, self.costs, self.limits = costs.space, costs, Limits(budgets, costs)
         self.evaluator, self.reward = evaluator, reward
         self.reference_accuracy = evaluator.reference_accuracy
         layers = len(self.space.layers)
         self.weight_deviation = np.zeros(layers) if weight_deviation is None else np.asarray(weight_deviation)
+        kernels = [layer.out_channels for layer in self.space.layers]
+        given = [np.zeros(count) for count in kernels] if kernel_deviations is None else kernel_deviations
+        self.kernel_deviations = [np.asarray(deviations, dtype=float) for deviations in given]
+        if [deviations.shape for deviations in self.kernel_deviations] != [(count,) for count in kernels]:
+            raise InputError(
+                f"expected deviations of the kernels of {layers} layers, one per kernel, got shapes "
+                f"{[deviations.shape for deviations in self.kernel_deviations]}: make them from this network."
+            )
         self.evaluations: dict[str, float] = {}
         self.asked: set[str] = set()
 

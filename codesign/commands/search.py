@@ -33,7 +33,7 @@ from codesign.plots import bits_per_layer, learning_curve
 from codesign.program import build_program
 from codesign.resources import accelerator_resources
 from codesign.search import CHECKPOINT, SearchResult, check_directory, search
-from codesign.training import FineTune, FineTuneEvaluator, train, weight_deviation
+from codesign.training import FineTune, FineTuneEvaluator, kernel_deviations, train, weight_deviation
 from codesign.training import accuracy as float_accuracy
 from codesign.workload import load_workload, save_quantized
 from hardware.errors import InputError
@@ -67,7 +67,7 @@ def command(
         ),
     ] = "latency=0.6",
     reward: Annotated[
-        str, typer.Option("--reward", help="What is maximized: haq, releq, or ReLeQ's code's releq-lenet and others.")
+        str, typer.Option("--reward", help="What is maximized: haq, autoq, autoq:latency=0.5, releq, releq-lenet, ...")
     ] = "haq",
     lut: Annotated[
         Path | None,
@@ -134,6 +134,7 @@ def command(
     )
     costs = Costs(space, Oracle(layers, accelerator, read_table(lut, len(layers)) if lut else None))
     Limits(budgets, costs)  # what cannot be reached ends here, not after training
+    worth(1.0, 1.0, costs.ratios(space.widest))  # as does a reward for a cost that is not known
     tune = FineTune(
         epochs=tune_epochs, learning_rate=tune_rate, images=tune_images, validation_images=validation_images
     )
@@ -169,7 +170,8 @@ def command(
     if workload.data is None:
         raise InputError(f"network {network!r} has no images here to judge a policy by: pass --data.")
     evaluator = FineTuneEvaluator(workload.traced, workload.data, tune, seed)
-    task = Task(costs, evaluator, budgets, worth, weight_deviation(workload.traced))
+    traced = workload.traced
+    task = Task(costs, evaluator, budgets, worth, weight_deviation(traced), kernel_deviations(traced))
     player = make_agent(agent, task, episodes=episodes, seed=seed)
     begin = time.perf_counter()
     with progress_bar(f"{agent} episodes", episodes) as bar:
