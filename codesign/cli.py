@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 import typer
 
-from codesign.commands import calibrate, cost, export, listing, search, simulate, synth
+from codesign.commands import calibrate, compare, cost, export, listing, search, simulate, synth
 from hardware.errors import InputError
 from sim.run import MachineError
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     help="Hardware-aware mixed-precision quantization, with the machine itself.",
 )
 app.command("search")(search.command)
+app.command("compare")(compare.command)
 app.command("simulate")(simulate.command)
 app.command("cost")(cost.command)
 app.command("calibrate")(calibrate.command)

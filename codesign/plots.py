@@ -1,6 +1,6 @@
-"""Pictures: learning curve and bits per layer of a search, models against machines and errors of a calibration."""
+"""Pictures: of a search, of a comparison of agents, and of models against machines."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,61 @@ def bits_per_layer(names: Sequence[str], bits: Sequence[tuple[float, int]], titl
     axes.set(ylabel="bits", ylim=(0, 9))
     axes.set_title(title, parse_math=False)
     axes.legend(loc="upper right", ncols=2)
+    _save(figure, path)
+
+
+def pareto_front(points: Mapping[str, Sequence[tuple[float, float]]], reference: float, title: str, path: Path) -> None:
+    """Accuracy against latency ratio of policies, a colour per agent, and the front of all of them, as PNG.
+
+    Parameters
+    ----------
+    points:
+        By agent, (latency ratio, accuracy) of every policy.
+    reference:
+        Accuracy before quantization: a line.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for agent, pairs in points.items():
+        latencies, accuracies = np.array(pairs).reshape(-1, 2).T
+        axes.plot(100 * latencies, 100 * accuracies, ".", alpha=0.5, label=agent)
+    front = np.array(front_of([pair for pairs in points.values() for pair in pairs])).T
+    axes.step(100 * front[0], 100 * front[1], "k-", where="post", linewidth=0.8, label="front")
+    axes.axhline(100 * reference, color="k", linestyle=":", linewidth=0.8, label="before quantization")
+    axes.set(xlabel="latency, % of that at 8 bits", ylabel="accuracy, %")
+    axes.set_title(title, parse_math=False)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def front_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (cost, gain) that no other one beats: rising in both."""
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front
+
+
+def learning_bands(curves: Mapping[str, np.ndarray], ylabel: str, title: str, path: Path) -> None:
+    """Mean over seeds against evaluations, a line per agent in a band of its standard error, as PNG.
+
+    Parameters
+    ----------
+    curves:
+        By agent, float (seeds, evaluations): a figure after one evaluation, after two, ...
+    """
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for agent, runs in curves.items():
+        counts, mean = np.arange(1, runs.shape[1] + 1), runs.mean(axis=0)
+        (line,) = axes.plot(counts, mean, label=agent)
+        if len(runs) > 1:
+            error = runs.std(axis=0, ddof=1) / np.sqrt(len(runs))
+            axes.fill_between(counts, mean - error, mean + error, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(xlabel="evaluations", ylabel=ylabel)
+    axes.set_title(title, parse_math=False)
+    axes.legend()
+    axes.grid(alpha=0.3)
     _save(figure, path)
 
 

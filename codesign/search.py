@@ -2,10 +2,12 @@
 
 After every episode all that the next one depends on is written to ``checkpoint.pt``, by renaming: a run that was
 killed continues from its last finished episode and ends exactly where an uninterrupted run ends. ``results.csv`` is
-derived from the checkpoint's rows.
+derived from the checkpoint's rows. The scalars in ``tensorboard`` are there to be watched while it runs:
+``tensorboard --logdir OUT``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from policies.task import Task
 
 CHECKPOINT = "checkpoint.pt"
 RESULTS = "results.csv"
+SCALARS = "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def search(
     ----------
     directory:
         Gets `CHECKPOINT` and `RESULTS`: columns ``episode, evaluations`` (policies asked for so far), then those of
-        `policies.task.Outcome.row`.
+        `policies.task.Outcome.row`; and `SCALARS`: reward, accuracy and costs per episode, and the best reward.
     settings:
         All that the run depends on (names, seed, budget, ...): numbers and strings. A resumed run must have the same.
     resume:
@@ -100,20 +103,42 @@ def _search(
         _write_results(rows, directory)  # the last run may have died between its two files
     if progress and rows:
         progress(SearchResult.of(rows))
-    for episode in range(len(rows), episodes):
-        rows.append(play(task, agent, episode))
-        state = {
-            "settings": settings,
-            "rows": rows,
-            "agent": agent.state_dict(),
-            "evaluations": task.evaluations,
-            "asked": sorted(task.asked),
-        }
-        save_tensors(state, checkpoint)
-        _write_results(rows, directory)
-        if progress:
-            progress(SearchResult.of(rows))
+    if len(rows) == episodes:
+        return SearchResult.of(rows)
+    with _scalar_writer(directory / SCALARS, len(rows)) as write_scalars:
+        for episode in range(len(rows), episodes):
+            rows.append(play(task, agent, episode))
+            write_scalars(rows)
+            state = {
+                "settings": settings,
+                "rows": rows,
+                "agent": agent.state_dict(),
+                "evaluations": task.evaluations,
+                "asked": sorted(task.asked),
+            }
+            save_tensors(state, checkpoint)
+            _write_results(rows, directory)
+            if progress:
+                progress(SearchResult.of(rows))
     return SearchResult.of(rows)
+
+
+@contextmanager
+def _scalar_writer(directory: Path, episode: int) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Writes the scalars of the last row; what is there of ``episode`` and later ones is void from now on."""
+    from torch.utils.tensorboard import SummaryWriter  # here, for it takes its time to import
+
+    with SummaryWriter(directory, purge_step=episode) as writer:
+
+        def write(rows: list[dict[str, Any]]) -> None:
+            row = rows[-1]
+            for name, value in row.items():
+                if name in ("reward", "accuracy", "budget_used", "evaluations") or name.endswith("_ratio"):
+                    writer.add_scalar(name, value, row["episode"])
+            writer.add_scalar("best_reward", max(one["reward"] for one in rows), row["episode"])
+            writer.flush()  # before the checkpoint: a killed run leaves all of them, or plays the episode again
+
+        yield write
 
 
 def play(task: Task, agent: Agent, episode: int) -> dict[str, Any]:
@@ -144,13 +169,18 @@ def _read_checkpoint(checkpoint: Path, settings: dict[str, Any], resume: bool) -
             raise ValueError("it is incomplete")
     except Exception as error:  # torch.load raises nearly anything for a damaged file
         raise InputError(f"{checkpoint} cannot be read ({error}): choose another --out and start again.") from None
+    check_settings(directory, theirs, settings)
+    return dict(saved)
+
+
+def check_settings(directory: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise `InputError` unless the run that ``directory`` holds had these settings; ``ours`` may lack some."""
     differing = [
-        f"{name} {theirs.get(name)!r}, now {settings.get(name)!r}"
-        for name in sorted(settings)
-        if theirs.get(name) != settings[name]
+        f"{name} {theirs.get(name)!r}, now {ours.get(name)!r}"
+        for name in sorted(ours)
+        if theirs.get(name) != ours[name]
     ]
     if differing:
         raise InputError(
             f"the run in {directory} had other settings ({'; '.join(differing)}): repeat them, or choose another --out."
         )
-    return dict(saved)
