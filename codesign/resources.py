@@ -4,7 +4,9 @@ from dataclasses import asdict
 
 from hardware.accelerator import Accelerator
 from hardware.device import load_device
+from hardware.errors import InputError
 from hardware.resources import ResourceLaw, Resources, check_fit, load_resource_law
+from policies.co_design import candidates
 from rtl.verilog import gateware_hash
 
 
@@ -30,6 +32,23 @@ def accelerator_resources(accelerator: Accelerator) -> Resources | None:
     used = law.predict(accelerator)
     check_fit(accelerator, load_device(accelerator.device), used)
     return used
+
+
+def fitting_machines(reference: Accelerator) -> list[Accelerator]:
+    """The accelerators of `policies.co_design.candidates` that fit the reference's device.
+
+    Raises
+    ------
+    InputError
+        That device has no law to tell, or one of another gateware.
+    """
+    law = resource_law(reference.device)
+    if law is None:
+        raise InputError(
+            f"nothing tells which accelerators fit a {reference.device}: choose one for another device, for example "
+            "bitserial-edge."
+        )
+    return candidates(reference, law, load_device(reference.device))
 
 
 def resources_text(accelerator: Accelerator, used: Resources | None) -> str:

@@ -5,7 +5,7 @@ moments, and becomes a task with an evaluator: fine-tuning (`LiveTask`) or a tab
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from codesign.data import Split
 from codesign.energy_table import energy_table
 from codesign.integers import IntegerNetwork
 from codesign.training import FineTune, FineTuneEvaluator, kernel_deviations, weight_deviation
+from codesign.weight_only import Scheme
 from codesign.workload import Workload, load_workload, save_quantized
 from hardware.accelerator import Accelerator
 from hardware.errors import InputError
@@ -25,6 +26,7 @@ from hardware.layer import Layer
 from hardware.oracle import Oracle, read_table
 from hardware.schedule import MAX_BITS
 from policies.budget import NONE, Limits, parse_budgets
+from policies.co_design import MachineChoice
 from policies.costs import Costs
 from policies.evaluators import TableEvaluator
 from policies.policy import Policy
@@ -73,6 +75,10 @@ class Problem:
         Price by this table, see `hardware.oracle.read_table`.
     energies:
         Price energy, too: seconds of work. It is done in any case where the budget or the reward names energy.
+    machines:
+        Accelerators to choose from together with the bits (`policies.co_design`); ratios are to ``accelerator``.
+    progress:
+        Called with the number of machines priced so far.
 
     Attributes
     ----------
@@ -95,15 +101,18 @@ class Problem:
         reward: str,
         lut: Path | None = None,
         energies: bool = False,
+        machines: Sequence[Accelerator] = (),
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self.space, self.accelerator = space, accelerator
         self.budgets, self.reward = parse_budgets(budget), make_reward(reward)
         self.budget = ",".join(map(str, self.budgets)) or NONE
         table = read_table(lut, len(space.layers)) if lut else None
         joules = None
-        if energies or "energy" in budget + reward:
+        if energies or ("energy" in budget + reward and not machines):
             joules, _ = energy_table(space.layers, accelerator)
-        self.costs = Costs(space, Oracle(space.layers, accelerator, table, joules))
+        oracle = Oracle(space.layers, accelerator, table, joules)
+        self.costs = MachineChoice(space, oracle, machines, progress) if machines else Costs(space, oracle)
         # What cannot be reached or priced ends here, not after training.
         Limits(self.budgets, self.costs)
         self.reward(1.0, 1.0, self.costs.ratios(space.widest))
@@ -113,9 +122,14 @@ class Problem:
             "budget": self.budget,
             "reward": reward,
             "lut": None if table is None else hashlib.sha256(table.tobytes()).hexdigest(),
+            "machines": len(machines),
             "codesign": version("codesign"),
             "torch": str(torch.__version__),
         }
+
+    def machine(self, vector: np.ndarray) -> Accelerator:
+        """What a policy runs on: the accelerator, or the best of the machines to choose from."""
+        return self.costs.machine(vector) if isinstance(self.costs, MachineChoice) else self.accelerator
 
     def task(
         self,
@@ -136,6 +150,8 @@ class LiveTask:
         The network's float weights.
     seed:
         Chooses the images and their order.
+    scheme:
+        Quantize weights alone, see `codesign.weight_only`.
 
     Attributes
     ----------
@@ -149,12 +165,20 @@ class LiveTask:
         The network has no images here, or weights that are not its own.
     """
 
-    def __init__(self, problem: Problem, data: str | None, weights: Path, tune: FineTune, seed: int) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        data: str | None,
+        weights: Path,
+        tune: FineTune,
+        seed: int,
+        scheme: Scheme | None = None,
+    ) -> None:
         self.workload: Workload = load_workload(problem.space.network, seed, data, weights, quantized=False)
         if self.workload.data is None:
             raise InputError(f"network {problem.space.network!r} has no images here to judge a policy by: pass --data.")
         traced = self.workload.traced
-        self.evaluator = FineTuneEvaluator(traced, self.workload.data, tune, seed)
+        self.evaluator = FineTuneEvaluator(traced, self.workload.data, tune, seed, scheme)
         self.task = problem.task(self.evaluator, weight_deviation(traced), kernel_deviations(traced))
         self.digest = _digest(traced.graph_module)
 

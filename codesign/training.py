@@ -168,7 +168,7 @@ class FineTuneEvaluator:
     """
 
     def __init__(self, traced: Traced, data: Data, options: FineTune, seed: int, scheme: Scheme | None = None) -> None:
-        self._traced, self._options, self._seed, self._scheme = traced, options, seed, scheme
+        self._traced, self._options, self._seed, self.scheme = traced, options, seed, scheme
         rng = np.random.default_rng(seed)
         self._train = _subset(data.train, options.images, rng)
         self._validation = _subset(data.validation, options.validation_images, rng)
@@ -194,16 +194,16 @@ class FineTuneEvaluator:
         """
         network = self.tuned(policy)
         if not isinstance(network, QuantizedNetwork):
-            raise InputError(f"a network of {self._scheme} weights has no integer activations: use another scheme.")
+            raise InputError(f"a network of {self.scheme} weights has no integer activations: use another scheme.")
         return network
 
     def tuned(self, policy: Policy) -> QuantizedNetwork | WeightOnlyNetwork:
         """The same, whatever the scheme."""
         network: QuantizedNetwork | WeightOnlyNetwork
-        if self._scheme is None:
+        if self.scheme is None:
             network = QuantizedNetwork(self._traced, policy, self._calibration)
         else:
-            network = WeightOnlyNetwork(self._traced, policy, self._scheme, self._seed)
+            network = WeightOnlyNetwork(self._traced, policy, self.scheme, self._seed)
         options = self._options
         if options.epochs:
             optimizer = torch.optim.SGD(network.parameters(), options.learning_rate, momentum=0.9)

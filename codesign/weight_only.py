@@ -24,6 +24,8 @@ from policies.policy import Policy
 from policies.weight_quantizers import fake_dorefa, fake_wrpn
 
 Scheme = Literal["kmeans", "wrpn", "dorefa"]
+FEWEST_BITS = {"kmeans": 1, "wrpn": 2, "dorefa": 1}
+"""By scheme."""
 _QUANTIZERS: dict[str, tuple[Callable[[torch.Tensor, int], torch.Tensor], float]] = {
     "wrpn": (fake_wrpn, 1.0),
     "dorefa": (fake_dorefa, 0.1),

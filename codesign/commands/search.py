@@ -3,12 +3,14 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
 import typer
+import yaml
 
+from codesign.checkpoint import save_tensors
 from codesign.commands.common import (
     DataOption,
     HardwareOption,
@@ -41,19 +43,23 @@ from codesign.commands.task_options import (
     WeightsOnlyOption,
     train_network,
 )
+from codesign.data import Split
 from codesign.networks import default_data
 from codesign.plots import bits_per_layer, learning_curve, pareto_front
 from codesign.program import build_program
-from codesign.resources import accelerator_resources
+from codesign.resources import accelerator_resources, fitting_machines, resources_text
 from codesign.search import CHECKPOINT, SearchResult, check_directory, search
 from codesign.tasks import Choices, LiveTask, Problem
 from codesign.training import FineTune
 from codesign.training import accuracy as float_accuracy
+from codesign.weight_only import FEWEST_BITS, Scheme
 from codesign.workload import load_workload
-from hardware.errors import InputError
-from hardware.files import check_writable
+from hardware.accelerator import Accelerator
+from hardware.errors import InputError, unknown
+from hardware.files import check_writable, write_text
 from hardware.schedule import MAX_BITS
 from policies.agent import check_agent, make_agent
+from policies.policy import Policy
 from policies.space import Space
 
 
@@ -80,6 +86,14 @@ def command(
     tune_images: TuneImagesOption = None,
     validation_images: ValidationImagesOption = None,
     test_images: TestImagesOption = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option("--scheme", help="Quantize weights alone, by kmeans (HAQ), wrpn or dorefa (ReLeQ): no machine."),
+    ] = None,
+    co_design: Annotated[
+        bool,
+        typer.Option("--co-design", help="Choose the accelerator, too, among those that fit the --hardware's device."),
+    ] = False,
     threads: ThreadsOption = 1,
     json: JsonOption = None,
 ) -> None:
@@ -88,6 +102,9 @@ def command(
     Leaves policy.yaml, quantized.pt (the fine-tuned network under it), results.csv, checkpoint.pt, three pictures,
     scalars for TensorBoard, and float.pt if it had to train. The accuracy printed at the end is on held-out test
     images, in the integer arithmetic that `codesign simulate` compares with the machine.
+
+    With --co-design also accelerator.yaml, on which the policy is fastest; ratios are to the 8-bit cost on --hardware.
+    With --scheme weights.pt instead of quantized.pt, whose accuracy is that of its float arithmetic.
     """
     check_agent(agent)
     result = Result("search", json)
@@ -96,8 +113,17 @@ def command(
     accelerator = priced_accelerator(hardware)
     accelerator_resources(accelerator)
     layers = load_workload(network, seed, data).traced.layers
-    choices = Choices(lowest_bits, group, weights_only, pin_ends)
-    problem = Problem(choices.space(network, layers), accelerator, budget, reward, lut)
+    weight_scheme = _scheme(scheme, lowest_bits, group)
+    choices = Choices(lowest_bits, group, weights_only or weight_scheme is not None, pin_ends)
+    space = choices.space(network, layers)
+    if co_design:
+        if lut:
+            raise InputError("--lut prices one accelerator, --co-design chooses among many: leave out one of them.")
+        machines = fitting_machines(accelerator)
+        with progress_bar("pricing accelerators", len(machines)) as bar:
+            problem = Problem(space, accelerator, budget, reward, machines=machines, progress=bar)
+    else:
+        problem = Problem(space, accelerator, budget, reward, lut)
     tune = FineTune(
         epochs=tune_epochs, learning_rate=tune_rate, images=tune_images, validation_images=validation_images
     )
@@ -110,6 +136,7 @@ def command(
         "train_epochs": train_epochs,
         "fine_tune": repr(tune),
         "threads": threads,
+        "scheme": scheme,
     }
     check_directory(directory, settings, resume)
     if resume and not (directory / CHECKPOINT).exists():
@@ -118,7 +145,7 @@ def command(
         weights = directory / "float.pt"
         if not (resume and weights.exists() and (directory / CHECKPOINT).exists()):
             train_network(network, data, train_epochs, seed, weights)
-    live = LiveTask(problem, data, weights, tune, seed)
+    live = LiveTask(problem, data, weights, tune, seed, weight_scheme)
     settings["weights"] = live.digest
     player = make_agent(agent, live.task, episodes=episodes, seed=seed)
     begin = time.perf_counter()
@@ -127,23 +154,20 @@ def command(
     seconds = time.perf_counter() - begin
 
     best = found.rows[found.best]
-    vector = problem.space.parse(best["bits"])
-    bits = layer_bits(problem.space, vector)
-    integers = live.save(problem.space.policy(vector), directory / "policy.yaml", directory / "quantized.pt")
+    vector = space.parse(best["bits"])
+    bits = layer_bits(space, vector)
+    machine = problem.machine(vector)
+    if co_design:
+        write_text(directory / "accelerator.yaml", yaml.safe_dump(machine.model_dump(mode="json"), sort_keys=False))
+        note(f"the policy is fastest on accelerator.yaml: {resources_text(machine, accelerator_resources(machine))}")
     test = live.test_images(test_images)
-    accuracy = integers.accuracy(test)
+    accuracy, program_cycles = _deliver(live, space.policy(vector), machine, test, directory)
     reference = float_accuracy(live.workload.traced.graph_module, test)
     title = f"{agent} on {network}, {lut.name if lut else accelerator.name}, {problem.budget}"
     learning_curve([row["reward"] for row in found.rows], title, directory / "learning_curve.png")
     bits_per_layer([layer.name for layer in layers], bits, title, directory / "bits.png")
     points = [(row["latency_ratio"], row["accuracy"]) for row in found.rows]
     pareto_front({agent: points}, live.task.reference_accuracy, title, directory / "pareto.png")
-
-    try:
-        program_cycles = build_program(integers, accelerator, live.workload.input_shape).cycles()
-    except InputError as error:  # the search is still worth its result
-        program_cycles = None
-        note(f"the network is no program for {accelerator.name}: {error}")
 
     lines = table(title, "layer", "weight bits", "activation bits", "cycles at 8,8")
     for layer, (w, a), cycles in zip(layers, bits, problem.costs.oracle.table[:, -1, -1], strict=True):
@@ -155,9 +179,10 @@ def command(
         f"the whole network as one program, pools and additions included: "
         f"{'none' if program_cycles is None else f'{program_cycles:,} cycles'}\n"
         f"validation accuracy {best['accuracy']:.2%} (full precision {live.task.reference_accuracy:.2%})\n"
-        f"held-out test accuracy in integer arithmetic {accuracy:.2%} on {len(test):,} images "
-        f"(full precision {reference:.2%})\n"
-        f"wrote {directory}: policy.yaml, quantized.pt, results.csv, learning_curve.png, bits.png, pareto.png, "
+        f"held-out test accuracy in {'float' if scheme else 'integer'} arithmetic {accuracy:.2%} on {len(test):,} "
+        f"images (full precision {reference:.2%})\n"
+        f"wrote {directory}: policy.yaml, {'weights' if scheme else 'quantized'}.pt, results.csv, learning_curve.png, "
+        "bits.png, pareto.png, "
         "tensorboard"
     )
     values: dict[str, Any] = {
@@ -180,9 +205,42 @@ def command(
         "evaluations": len(live.task.asked),
         "ratios": {metric: best[f"{metric}_ratio"] for metric in problem.costs.tables},
         "bits": bits,
+        "accelerator": machine.name,
+        "scheme": scheme,
         "search_s": round(seconds, 3),
     }
     result.write(values, accelerator, seed)
+
+
+def _scheme(name: str | None, lowest_bits: int, group: int | None) -> Scheme | None:
+    if name is None:
+        return None
+    if name not in FEWEST_BITS:
+        raise unknown("scheme", name, FEWEST_BITS)
+    if group is not None or lowest_bits < FEWEST_BITS[name]:
+        raise InputError(
+            f"--scheme {name} takes one width per layer, of at least {FEWEST_BITS[name]} bits: leave out --group and "
+            "raise --lowest-bits."
+        )
+    return cast(Scheme, name)
+
+
+def _deliver(
+    live: LiveTask, policy: Policy, machine: Accelerator, test: Split, directory: Path
+) -> tuple[float, int | None]:
+    """Write the policy and its network; held-out accuracy, and the cycles as one program, if it is one."""
+    if live.evaluator.scheme:
+        network = live.evaluator.tuned(policy)
+        policy.save(directory / "policy.yaml")
+        save_tensors({name: tensor.detach() for name, tensor in network.state_dict().items()}, directory / "weights.pt")
+        return float_accuracy(network, test), None
+    integers = live.save(policy, directory / "policy.yaml", directory / "quantized.pt")
+    try:
+        cycles = build_program(integers, machine, live.workload.input_shape).cycles()
+    except InputError as error:  # the search is still worth its result
+        note(f"the network is no program for {machine.name}: {error}")
+        cycles = None
+    return integers.accuracy(test), cycles
 
 
 def layer_bits(space: Space, vector: np.ndarray) -> list[tuple[float, int]]:

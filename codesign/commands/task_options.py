@@ -22,7 +22,7 @@ BUDGET = typer.Option(
 )
 LOWEST_BITS = typer.Option("--lowest-bits", min=0, max=8, help="Fewest bits a variable may get; 0 prunes weights.")
 RewardOption = Annotated[
-    str, typer.Option("--reward", help="What is maximized: haq, releq, or ReLeQ's code's releq-lenet and others.")
+    str, typer.Option("--reward", help="What is maximized: haq, autoq, autoq:latency=0.5, releq, releq-lenet, ...")
 ]
 LutOption = Annotated[
     Path | None,

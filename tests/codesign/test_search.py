@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 CODESIGN = str(Path(sys.executable).with_name("codesign"))
 QUICK = (
@@ -88,6 +89,30 @@ def test_what_was_searched_is_what_is_simulated(uninterrupted: Path, tmp_path: P
     assert simulated["mismatches"] == 0
     assert simulated["rtl_cycles"] == searched["program_cycles"]
     assert 0.5 < searched["cost"] / searched["program_cycles"] < 1  # pools are not the policy's
+
+
+def test_weights_alone_are_quantized_if_asked_for(tmp_path: Path) -> None:
+    more = ("--scheme", "kmeans", "--budget", "size=0.3", "--episodes", "3", "--json", str(tmp_path / "search.json"))
+    assert run(tmp_path / "run", *more).returncode == 0
+    result = json.loads((tmp_path / "search.json").read_text())
+    weights = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)
+    assert result["ratios"]["size"] <= 0.3
+    assert result["program_cycles"] is None
+    for name, (bits, _) in zip(("conv1", "conv2", "fc1", "fc2", "fc3"), result["bits"], strict=True):
+        assert len(weights[f"graph_module.{name}.weight"].unique()) <= 2**bits
+
+
+@pytest.mark.slow
+def test_the_machine_is_chosen_together_with_the_bits(tmp_path: Path) -> None:
+    more = ("--co-design", "--agent", "greedy", "--episodes", "4", "--json", str(tmp_path / "search.json"))
+    assert run(tmp_path / "run", *more).returncode == 0
+    result = json.loads((tmp_path / "search.json").read_text())
+    found = [str(tmp_path / "run" / name) for name in ("accelerator.yaml", "policy.yaml")]
+    for machine, cycles in ((found[0], "chosen"), ("bitserial-tiny", "given")):
+        command = [CODESIGN, "cost", "--hardware", machine, "--policy", found[1], "--json", str(tmp_path / cycles)]
+        assert subprocess.run(command, capture_output=True).returncode == 0
+    prices = {name: json.loads((tmp_path / name).read_text())["cycles"] for name in ("chosen", "given")}
+    assert prices["chosen"] == result["cost"] < prices["given"]
 
 
 @pytest.mark.slow
