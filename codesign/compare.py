@@ -2,8 +2,8 @@
 
 An evaluation is a distinct policy that a run asks for; whatever it asks for again is free, but a run ends after
 `EPISODES` episodes per evaluation, so that an agent that has converged does end. Every policy asked for counts as
-found, also one asked for in the middle of an episode. All runs share what is known of a policy's accuracy, so each is
-evaluated once, whoever asks first.
+found, also one asked for in the middle of an episode. Where brute force says what the best is, a run ends that finds
+it. All runs share what is known of a policy's accuracy, so each is evaluated once, whoever asks first.
 
 Accuracies and finished runs are appended to files as they come. A comparison that was killed plays its unfinished run
 again, with accuracies from the file, and ends in the same table.
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from codesign.comparison import EPISODES, Comparison, Run, judge
+from codesign.comparison import EPISODES, EQUAL, Comparison, Run, brute_force, judge
 from codesign.records import append_record, read_records
 from codesign.search import check_settings
 from hardware.errors import InputError
@@ -81,17 +81,25 @@ class Evaluations(dict[str, float]):
 
 
 class Spent(Exception):
-    """A run asked for one policy more than it may."""
+    """A run asked for one policy more than it may, or has found the best that there is."""
 
 
 class CountedTask(Task):
-    """A task that writes down what it is asked for, and ends the run when that is enough: raises `Spent`."""
+    """A task that writes down what it is asked for, and ends the run when that is enough: raises `Spent`.
 
-    def __init__(self, task: Task, evaluations: Evaluations, most: int) -> None:
+    Parameters
+    ----------
+    most:
+        Distinct policies.
+    enough:
+        Whoever has found a policy of this reward has nothing left to find.
+    """
+
+    def __init__(self, task: Task, evaluations: Evaluations, most: int, enough: float = np.inf) -> None:
         deviations = task.weight_deviation, task.kernel_deviations
         super().__init__(task.costs, evaluations, task.limits.budgets, task.reward, *deviations)
         self.evaluations = evaluations
-        self.most, self.episode = most, 0
+        self.most, self.enough, self.episode = most, enough, 0
         self.policies: list[str] = []
         self.at_episode: list[int] = []
         self.at_second: list[float] = []
@@ -109,6 +117,8 @@ class CountedTask(Task):
         self.policies.append(text)
         self.at_episode.append(self.episode)
         self.at_second.append(round(time.perf_counter() - self._begin - self._known.spent, 6))
+        if outcome.reward > self.enough - EQUAL:
+            raise Spent
         return outcome
 
 
@@ -190,6 +200,7 @@ def _compare(
     progress: Callable[[int, str], None] | None,
 ) -> Comparison:
     known = Evaluations(task.evaluator, directory / EVALUATIONS)
+    enough = np.inf if vectors is None else brute_force(task, vectors)[0].reward
     texts = list(known)
     finished = {}
     for record in read_records(directory / RUNS):
@@ -203,7 +214,7 @@ def _compare(
                 if progress:
                     progress(done + asked, who)
 
-            run = play(CountedTask(task, known, most), agent, seed, most, EPISODES * most, report)
+            run = play(CountedTask(task, known, most, enough), agent, seed, most, EPISODES * most, report)
             number = {text: index for index, text in enumerate(known)}
             append_record(directory / RUNS, asdict(run) | {"policies": [number[text] for text in run.policies]})
             finished[agent, seed] = run

@@ -161,11 +161,16 @@ def judge(
     if vectors is None:
         best = min(outcomes.values(), key=_rank)
         return Comparison(task, runs, seconds, outcomes, best, "the best policy that any run found")
-    fitting = vectors[task.limits.used(vectors) <= 1]
-    apart = _fresh(task)  # what nobody asked for stays out of ``known``
-    best = min((apart.evaluate(vector) for vector in fitting), key=_rank)
-    against = f"brute force over the {len(fitting):,} of {len(vectors):,} policies that fit the budget"
+    best, fitting = brute_force(task, vectors)
+    against = f"brute force over the {fitting:,} of {len(vectors):,} policies that fit the budget"
     return Comparison(task, runs, seconds, outcomes, best, against)
+
+
+def brute_force(task: Task, vectors: np.ndarray) -> tuple[Outcome, int]:
+    """The best of the policies (policies, variables) that fit the budget, and how many do."""
+    fitting = vectors[task.limits.used(vectors) <= 1]
+    apart = _fresh(task)  # what nobody asked for stays out of the task's evaluations
+    return min((apart.evaluate(vector) for vector in fitting), key=_rank), len(fitting)
 
 
 def _fresh(task: Task) -> Task:
