@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from codesign.cli import main
+
 CODESIGN = str(Path(sys.executable).with_name("codesign"))
 WIDTHS = (2, 3, 5, 8)
 AGENTS = ("random", "uniform", "greedy")
@@ -145,13 +147,21 @@ def test_a_network_is_compared_live_and_its_best_policies_are_ready_to_simulate(
         ("--reference 0.9", "--reference belongs to a --table"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(accuracies: Path, tmp_path: Path, options: str, says: str) -> None:
+def test_what_is_wrong_is_said_in_one_sentence(
+    accuracies: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    says: str,
+) -> None:
     wrong, partial = tmp_path / "wrong.csv", tmp_path / "partial.csv"
     wrong.write_text("a,b\n1,2\n")
     partial.write_text("w1,w2,accuracy\n2,2,0.5\n4,4,0.6\n")
     filled = options.format(table=accuracies, wrong=wrong, partial=partial).split()
-    done = run(*filled, "--out", str(tmp_path / "out"))
-    assert done.returncode == 2
-    assert says in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["codesign", "compare", *filled, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert says in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
