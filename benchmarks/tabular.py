@@ -46,7 +46,7 @@ def main() -> None:
     text = [
         f"Every one of {len(benchmark.vectors)} policies has a known accuracy, so the best is known by brute force. No "
         f"budget; {options.seeds} seeds; an evaluation is a distinct policy asked for, a policy asked for again is "
-        "free, and a run ends after ten episodes per evaluation. Agents are made for the largest number of "
+        "free, and a run ends after three episodes per evaluation. Agents are made for the largest number of "
         "evaluations. Mean regret in reward, with its standard error, and seeds that found the best."
     ]
     for reward in options.rewards.split(","):

@@ -9,7 +9,7 @@ import numpy as np
 
 from policies.task import Outcome, Task
 
-EPISODES = 10
+EPISODES = 3
 """Episodes that a run may take per evaluation."""
 EQUAL = 1e-9
 """Rewards that differ by less are equal."""
