@@ -6,7 +6,7 @@ action in [0, 1]; the critic says what an action is worth. The reward of an epis
 it, less a moving average over the batches (the baseline), and is not discounted.
 
 HAQ runs 600 episodes on 53 layers, this agent 30 to 200 on 5 to 20. The deviations follow. Their worth was measured
-once, with a prototype that ran many seeds at a time and is not kept (what is kept: `benchmarks/haq_vs_random.py`), on
+once, with a prototype that ran many seeds at a time and is not kept (what is kept: `benchmarks/agents.py`), on
 six synthetic tasks of 10 to 40 steps, 16 seeds each: the points of accuracy that the best policy of 100 (200) episodes
 stays behind the optimum, with a standard error of about 0.15. As below: 2.1 (1.7). Random search: 4.0 (3.5).
 
