@@ -24,7 +24,14 @@ from sim.run import simulate_jobs
 
 TESTS = Path(__file__).parent.parent / "tests"
 FIRST_LAYERS = 20  # the shortest ones, which kill most
-QUICK = 9  # so many tests come before the proofs that mutants change nothing, the others only after them
+FIRST = 2  # tests, which kill nearly all, come before the proofs that mutants change nothing, the others behind them
+BY_PYTEST = (
+    "codesign/test_requantized.py",
+    "sim/test_addresses.py",
+    "sim/test_faults.py",
+    "codesign/test_program.py::test_pools_of_one_row_tile_of_large_windows_and_of_as_many_channels_as_a_pass_holds",
+    "sim/test_queues.py::test_tiles_that_wait_for_the_queue_of_fetch_are_exact",
+)
 Killers = dict[str, Callable[[], None]]
 
 
@@ -44,7 +51,18 @@ def killers(accelerator: Accelerator) -> Killers:
     (first, shortest), *others = layers.items()
     large = dict(_large_numbers(accelerator, load_test("sim/test_large_numbers.py")))
     networks, disturbed = dict(_networks(accelerator)), dict(_disturbed(accelerator))
-    return {first: shortest} | networks | large | dict(others) | disturbed
+    return {first: shortest} | networks | large | dict(map(_by_pytest, BY_PYTEST)) | dict(others) | disturbed
+
+
+def _by_pytest(tests: str) -> tuple[str, Callable[[], None]]:
+    """Tests that share fixtures: a file, or one test in it, all of the machine that is mutated."""
+
+    def run() -> None:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            code = pytest.main(["-qx", "--tb=line", "-p", "no:cacheprovider", str(TESTS / tests)])
+        assert code == 0, said.getvalue()[-2000:]
+
+    return tests.split("/")[-1].replace(".py", "").replace("::", ": "), run
 
 
 def _layers(accelerator: Accelerator, suite: ModuleType) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -83,6 +101,11 @@ def _layers(accelerator: Accelerator, suite: ModuleType) -> Iterator[tuple[str, 
 
 def _large_numbers(accelerator: Accelerator, suite: ModuleType) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "test_large_numbers: counts", lambda: suite.test_large_counts_are_exact(accelerator)
+    yield "test_large_numbers: row tiles", lambda: suite.test_the_most_row_tiles_of_a_pass_are_exact(accelerator)
+    yield (
+        "test_large_numbers: rings",
+        lambda: suite.test_buffers_that_are_filled_again_and_again_are_exact(accelerator),
+    )
     yield (
         "test_large_numbers: images and groups",
         lambda: suite.test_the_largest_images_and_groups_are_exact(accelerator),
@@ -128,11 +151,3 @@ def _disturbed(accelerator: Accelerator) -> Iterator[tuple[str, Callable[[], Non
         yield f"test_stalls: all channels, {seed}", lambda seed=seed: suite.check(accelerator, seed, 15, **suite.ALL)
     for channel in suite.ALL:
         yield f"test_stalls: {channel}", lambda channel=channel: suite.check(accelerator, 1, 6, **{channel: 240})
-
-    def faults() -> None:
-        # Its tests share a fixture, so pytest runs them.
-        with contextlib.redirect_stdout(io.StringIO()) as said:
-            code = pytest.main(["-qx", "--tb=line", "-p", "no:cacheprovider", str(TESTS / "sim/test_faults.py")])
-        assert code == 0, said.getvalue()[-2000:]
-
-    yield "test_faults", faults

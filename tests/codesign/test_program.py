@@ -363,6 +363,29 @@ def test_lenet_on_several_images(tiny):
     assert (program.with_image(images[0].double().numpy()) == POISON).any()  # what the program still has to write
 
 
+class Row(nn.Module):
+    """A pool of windows of so many pixels, two apart, in a row."""
+
+    def __init__(self, channels: int, window: int):
+        super().__init__()
+        self.window, self.first, self.last = window, nn.Conv2d(1, channels, 1), nn.Linear(channels, 3)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.first(x)), (1, self.window), (1, 2))
+        return self.last(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+@pytest.mark.parametrize(("channels", "window", "width"), [(2, 1, 5), (4, 19, 24), (2048, 1, 4)])
+def test_pools_of_one_row_tile_of_large_windows_and_of_as_many_channels_as_a_pass_holds(tiny, channels, window, width):
+    shape = 1, 1, width
+    network, image = quantized_network(lambda: Row(channels, window), shape), image_of(shape)
+    program = build_program(network, tiny, shape)
+    (pool,) = (step.work for step in program.steps if step.work.operation == "maximum")
+    assert (pool.row_tiles, pool.taps) == (channels // tiny.array.dm, window)
+    (outcome,) = simulate_jobs([job_of(program, image)], tiny).outcomes
+    check(network, program, image, outcome)
+
+
 class Around(nn.Module):
     """A convolution, what is done to its output, and a linear layer over what is left."""
 

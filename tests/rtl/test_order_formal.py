@@ -219,6 +219,15 @@ def test_the_proof_fails_for_a_wrong_order(tmp_path: Path, mutant: str) -> None:
         reach(PROOFS[proof](mutant_of(rtl.order, text, wrong)), tmp_path)
 
 
+def test_the_column_tiles_of_a_group_are_fetched_but_once(tmp_path: Path) -> None:
+    # Whatever `Groups` does where a group's first column tile comes again, the order of fetching is the same.
+    again = "m.d.sync += [left.eq(size), self.last.eq(single), self.first.eq(1)]"
+    wrong = mutant_of(rtl.order, again, "m.d.sync += [left.eq(~size), self.last.eq(~single), self.first.eq(0)]")
+    assert "proved by PDR" in reach(PROOFS["fetch order"](wrong), tmp_path / "fetch")
+    with pytest.raises(AssertionError, match="proof failed within"):
+        reach(PROOFS["tile order"](wrong), tmp_path / "tile")
+
+
 @pytest.mark.parametrize("unit", [FetchOrderProof, TileOrderProof])
 def test_steps_in_consecutive_cycles_would_be_wrong(tmp_path: Path, unit: type[OrderProof]) -> None:
     with pytest.raises(AssertionError, match="proof failed within"):

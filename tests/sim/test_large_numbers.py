@@ -17,6 +17,7 @@ from hardware.cycles import layer_cycles
 from hardware.instruction import FIELDS, INSTRUCTION_WORDS, MAX_PORTS, encode
 from hardware.layer import Layer
 from hardware.operands import Operands
+from hardware.schedule import schedule
 from policies.policy import Policy
 from sim.job import Job
 from sim.reference import reference_sums
@@ -33,11 +34,12 @@ LAYERS = {
     "far apart": Layer("far apart", "conv", 3, 2, 140, 140, kernel=(2, 2), dilation=(130, 135)),
     "deep": Layer("deep", "conv", 10_000, 2, 1, 5),
     "groups": Layer("groups", "conv", 900, 900, 1, 2, groups=900),
+    "runs": Layer("runs", "conv", 3, 2, 2, 520, kernel=(1, 255), dilation=(1, 2)),
 }
 LONGEST = (  # layer, weight bits
     (Layer("widest", "conv", 3, 2, 1, 43_691), 1),
     (Layer("highest", "conv", 3, 2, 43_691, 1), 1),
-    # Weights that do not stay in their buffer, so that many column tiles do: groups of 512 and of 276.
+    # Weights that do not stay in their buffer, so that many column tiles do: groups of 256, the last one of 20.
     (Layer("streamed", "linear", 128, 130, images=1576), 8),
 )
 APART = (
@@ -65,8 +67,30 @@ def check(tiny, work: list[Operands]) -> None:
 
 
 def test_large_counts_are_exact(tiny):
-    various = operands_of(LAYERS["rows"], tuple(range(1, 9)))
-    check(tiny, [*(operands_of(layer, (2,)) for layer in LAYERS.values()), various])
+    various = [operands_of(LAYERS["rows"], tuple(range(1, widest + 1))) for widest in (7, 8)]
+    check(tiny, [*(operands_of(layer, (2,)) for layer in LAYERS.values()), *various])
+
+
+def test_the_most_row_tiles_of_a_pass_are_exact(tiny):
+    tiles = {3: 1, 2: 0x1555, 1: 0xA8A}  # by weight width, widest first; a pixel has 255 words of channels
+    assert sum(tiles.values()) == ((1 << FIELDS["plane_words"]) - 1) * 64 // tiny.array.dm
+    widths = np.repeat(list(tiles), [tiny.array.dm * count for count in tiles.values()])
+    layer = Layer("rows", "linear", 1, len(widths))
+    work = operands_of(layer, tuple(widths.tolist()), 1)
+    (one,) = schedule(layer, work.weight_bits, 1, tiny).passes
+    assert dict(one.segments) == tiles
+    check(tiny, [work])
+
+
+def test_buffers_that_are_filled_again_and_again_are_exact(tiny):
+    # Were one of the entries that a tile takes or gives back not counted, there would soon be no room, or too much.
+    work = []
+    for entries in (1 << bit for bit in range(tiny.buffers.lhs_entries.bit_length() - 1)):
+        count = 2 * tiny.buffers.lhs_entries // entries + 2
+        for kernels, images in ((2 * count, 1), (2, 2 * count)):
+            layer = Layer(f"{entries} entries", "linear", 64 * entries, kernels, images=images)
+            work.append(operands_of(layer, (1,), 1))
+    check(tiny, work)
 
 
 def test_the_largest_images_and_groups_are_exact(tiny):

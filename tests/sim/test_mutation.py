@@ -94,6 +94,17 @@ def test_what_goes_into_registers_and_memories_is_compared(state):
     assert not [one for one in mutants.values() if one.port.endswith("CLK")]
 
 
+def test_registers_on_which_no_output_depends_are_not_compared():
+    held = "reg [2:0] held; always @(posedge clk) held <= held + differ; assign odd = held[0];"
+    verilog = SMALL.replace("assign odd = differ | (differ & b[1]);", held)
+    verilog = verilog.replace("(input [1:0] a", "(input clk, input [1:0] a").replace("(.a(a)", "(.clk(clk), .a(a)")
+    mutants = dict(enumerate(draw_mutants(verilog, {"fetch": ("fetch",)}, 24, 0), 1))
+    proved = {mutants[number] for number in proved_equivalent(verilog, mutants)}
+    counter = [one for one in mutants.values() if "$add" in one.cell or "$procdff" in one.cell]
+    assert {one for one in counter if one.portbit > 0} == proved
+    assert {one.portbit for one in counter} == {0, 1, 2}
+
+
 def test_what_is_not_written_to_a_memory_does_not_count():
     written = "reg held[0:3]; always @(posedge clk) if (b[1]) held[a] <= differ & b[1]; assign odd = held[b];"
     verilog = SMALL.replace("assign odd = differ | (differ & b[1]);", written)
