@@ -71,8 +71,8 @@ def main() -> None:
         f"`{options.network}` on `{options.hardware}`; accuracy on validation images after a short fine-tune, the same "
         f"for all; {options.seeds} seeds. An evaluation is a distinct policy asked for; {options.evaluations} of them. "
         "Latency, energy and size are shares of 8 bits everywhere; bits are means over layers; means over seeds of "
-        "each run's best policy. The last table is of each agent's best policy over its seeds: test accuracy in integer "
-        f"arithmetic, and {options.images} image(s) on the RTL.",
+        "each run's best policy. The last table is of each agent's best policy over its seeds: test accuracy in "
+        f"integer arithmetic, and {options.images} image(s) on the RTL.",
     ]
     for budget in options.budgets.split(","):
         folder = options.out / budget.replace("=", "-")
