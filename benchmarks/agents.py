@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--evaluations", default="50")
     parser.add_argument("--tune-images", type=int)
     parser.add_argument("--validation-images", type=int)
+    parser.add_argument("--test-images", type=int)
     parser.add_argument("--images", type=int, default=1, help="Images that each best policy runs on the machine.")
     parser.add_argument("--out", type=Path, default=Path("runs/agents"), help="Continued, if it holds a part already.")
     options = parser.parse_args()
@@ -63,7 +64,7 @@ def main() -> None:
     machine += ["--data", options.data] if options.data else []
     search = [*machine, "--agents", options.agents, "--seeds", str(options.seeds)]
     search += ["--evaluations", options.evaluations, "--resume"]
-    for name in ("weights", "tune_images", "validation_images"):
+    for name in ("weights", "tune_images", "validation_images", "test_images"):
         value = getattr(options, name)
         search += [f"--{name.replace('_', '-')}", str(value)] if value else []
 
