@@ -81,6 +81,7 @@ def main() -> None:
         rows = []
         for saved in found["policies"]:
             files = ["--policy", saved["policy"], "--weights", saved["weights"], "--images", str(options.images)]
+            files += ["--test-images", "0"]  # the comparison has measured that
             ran = codesign(["simulate", *machine, *files], folder / f"simulate-{saved['agent']}.json")
             rows.append(
                 {
