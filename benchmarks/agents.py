@@ -70,10 +70,14 @@ def main() -> None:
 
     text = [
         f"`{options.network}` on `{options.hardware}`; accuracy on validation images after a short fine-tune, the same "
-        f"for all; {options.seeds} seeds. An evaluation is a distinct policy asked for; {options.evaluations} of them. "
+        f"for all, {options.tune_images or 'all'} images to tune on and {options.validation_images or 'all'} to "
+        "validate; "
+        f"{options.seeds} seeds. An evaluation is a distinct policy asked for; {options.evaluations} of them. "
         "Latency, energy and size are shares of 8 bits everywhere; bits are means over layers; means over seeds of "
         "each run's best policy. The last table is of each agent's best policy over its seeds: test accuracy in "
         f"integer arithmetic, and {options.images} image(s) on the RTL.",
+        "Accuracies are as good as the square root of so many images lets them be, about a point for 500; and a network "
+        "that was trained on all training images has seen the validation images.",
     ]
     for budget in options.budgets.split(","):
         folder = options.out / budget.replace("=", "-")
