@@ -76,8 +76,8 @@ def main() -> None:
         "Latency, energy and size are shares of 8 bits everywhere; bits are means over layers; means over seeds of "
         "each run's best policy. The last table is of each agent's best policy over its seeds: test accuracy in "
         f"integer arithmetic, and {options.images} image(s) on the RTL.",
-        "Accuracies are as good as the square root of so many images lets them be, about a point for 500; and a network "
-        "that was trained on all training images has seen the validation images.",
+        "Accuracies are as good as the square root of so many images lets them be, about a point for 500; and a "
+        "network that was trained on all training images has seen the validation images.",
     ]
     for budget in options.budgets.split(","):
         folder = options.out / budget.replace("=", "-")
