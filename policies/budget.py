@@ -113,12 +113,17 @@ class Limits:
 
         A policy fits if this is at most 1. Infinite where a layer does not fit the buffers.
         """
-        used = np.zeros(vectors.shape[:-1])
-        for budget in self.budgets:
-            used = np.maximum(used, self._spent(budget, vectors) / budget.ratio)
+        used = self.each(vectors).max(axis=-1, initial=0.0)
         if not self.budgets:  # what does not fit the buffers fits no search
             used = np.where(np.isinf(self.costs.cost("latency", vectors)), np.inf, used)
         return used[()]
+
+    def each(self, vectors: np.ndarray) -> np.ndarray:
+        """Share of every budget that vectors (..., variables) use: float64, (..., budgets)."""
+        each = np.zeros((*vectors.shape[:-1], len(self.budgets)))
+        for index, budget in enumerate(self.budgets):
+            each[..., index] = self._spent(budget, vectors) / budget.ratio
+        return each
 
     def back_off(self, vector: np.ndarray) -> np.ndarray:
         """Take bits away until the policy fits: HAQ's sweep (Wang et al., CVPR 2019, section 3.3).
