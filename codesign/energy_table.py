@@ -66,10 +66,10 @@ def energy_table(
     known: dict[Layer, np.ndarray] = {}
     table = np.empty((len(layers), MAX_BITS + 1 - lowest, MAX_BITS))
     for index, (layer, cycles) in enumerate(zip(layers, cost_table(layers, accelerator, lowest=0), strict=True)):
-        shape = replace(layer, name="")  # as in the cost table
+        shape = replace(layer, name="", repeats=1)  # as in the cost table
         if shape not in known:
-            known[shape] = _layer_table(layer, accelerator, cycles, calibration, seed)
-        table[index] = known[shape][lowest:]
+            known[shape] = _layer_table(shape, accelerator, cycles / layer.repeats, calibration, seed)
+        table[index] = layer.repeats * known[shape][lowest:]
     return table, basis
 
 

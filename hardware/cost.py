@@ -41,10 +41,10 @@ def cost_table(layers: Sequence[Layer], accelerator: Accelerator, lowest: Litera
     known: dict[Layer, np.ndarray] = {}
     table = np.empty((len(layers), MAX_BITS + 1 - lowest, MAX_BITS))
     for index, layer in enumerate(layers):
-        shape = replace(layer, name="")  # networks repeat shapes; each is timed once
+        shape = replace(layer, name="", repeats=1)  # networks repeat shapes; each is timed once
         if shape not in known:
             known[shape] = _layer_table(layer, accelerator, lowest)
-        table[index] = known[shape]
+        table[index] = layer.repeats * known[shape]
     return table
 
 
@@ -87,9 +87,12 @@ class Events:
     def __add__(self, other: "Events") -> "Events":
         return Events(*map(add, vars(self).values(), vars(other).values()))
 
+    def __mul__(self, times: int) -> "Events":
+        return Events(*(times * count for count in vars(self).values()))
+
 
 def count_events(plan: Schedule) -> Events:
-    """Events of all passes of a layer."""
+    """Events of all passes of one run of a layer."""
     return sum((pass_events(work, plan.layer) for work in plan.passes), Events())
 
 

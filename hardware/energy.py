@@ -140,6 +140,9 @@ class Energy:
     def __add__(self, other: "Energy") -> "Energy":
         return Energy(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
+    def __mul__(self, times: float) -> "Energy":
+        return Energy(*(times * getattr(self, name) for name in self.__dataclass_fields__))
+
 
 def load_energy(hardware: str) -> EnergyCalibration | None:
     """The committed calibration of a machine, None if there is none."""

@@ -65,18 +65,19 @@ class KernelWise:
     @classmethod
     def build(cls, layers: Sequence[Layer], accelerator: Accelerator, table: np.ndarray) -> "KernelWise":
         """From the cycle model and what it gave for layers of one width: ``table``, (L, 9, 8)."""
-        cycles = np.repeat(table[..., None], 2, axis=-1)
+        repeats = np.array([layer.repeats for layer in layers], dtype=float)[:, None, None, None]
+        cycles = np.repeat(table[..., None], 2, axis=-1) / repeats
         tile_cycles, most_bits = cycles.copy(), np.zeros(len(layers))
         known: dict[Layer, int] = {}
         for index, layer in enumerate(layers):
-            same = known.setdefault(replace(layer, name=""), index)
+            same = known.setdefault(replace(layer, name="", repeats=1), index)
             if same == index:
                 most_bits[index] = _force_residency(layer, accelerator, cycles[index])
                 tile_cycles[index] = _without_waiting(layer, accelerator, cycles[index])
             for array in (cycles, tile_cycles, most_bits):
                 array[index] = array[same]
         kernels = np.array([layer.out_channels for layer in layers], dtype=np.int64)
-        return cls(cycles, tile_cycles, most_bits, kernels, row_tiles(layers, accelerator.array.dm))
+        return cls(repeats * cycles, repeats * tile_cycles, most_bits, kernels, row_tiles(layers, accelerator.array.dm))
 
     def cost(self, counts: np.ndarray, activation_bits: np.ndarray) -> Any:
         """See `hardware.oracle.Oracle.kernel_wise_cost`; int64, contiguous."""

@@ -32,6 +32,8 @@ class Layer:
         True where the layer's input can be negative (the network's input, for example).
     dilation:
         ``(vertical, horizontal)`` pixels from one kernel tap to the next.
+    repeats:
+        Times it runs for one image, one run after the other: the steps of a recurrent layer, the uses of a shared one.
     """
 
     name: str
@@ -47,13 +49,22 @@ class Layer:
     images: int = 1
     signed_activations: bool = False
     dilation: tuple[int, int] = (1, 1)
+    repeats: int = 1
 
     def __post_init__(self) -> None:
-        sizes = (self.in_channels, self.out_channels, self.in_height, self.in_width, self.groups, self.images)
+        sizes = (
+            self.in_channels,
+            self.out_channels,
+            self.in_height,
+            self.in_width,
+            self.groups,
+            self.images,
+            self.repeats,
+        )
         if min(*sizes, *self.kernel, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
             raise InputError(
-                f"layer {self.name!r} needs channels, sizes, kernel, stride, dilation, groups and images of "
-                f"at least 1 and padding of at least 0, got {self}."
+                f"layer {self.name!r} needs channels, sizes, kernel, stride, dilation, groups, images and "
+                f"repeats of at least 1 and padding of at least 0, got {self}."
             )
 
     @property
@@ -85,5 +96,5 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates over all images."""
-        return self.out_channels * self.reduction * self.pixels
+        """Multiply-accumulates over all images and repeats."""
+        return self.out_channels * self.reduction * self.pixels * self.repeats

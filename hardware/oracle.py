@@ -171,7 +171,7 @@ class Oracle:
                 f"{len(activation_bits)}: give one entry per layer."
             )
         return sum(
-            layer_cycles(schedule(layer, w, a, self.accelerator, output=PRICED_OUTPUT))
+            layer.repeats * layer_cycles(schedule(layer, w, a, self.accelerator, output=PRICED_OUTPUT))
             for layer, w, a in zip(self.layers, weight_bits, activation_bits, strict=True)
         )
 

@@ -232,3 +232,13 @@ def test_no_file_and_no_table_are_refused(tmp_path):
     ]:
         with pytest.raises(InputError, match=message):
             read_table(tmp_path / name, 2)
+
+
+def test_a_layer_that_runs_several_times_costs_as_many_times(tiny):
+    layer = Layer("l", "linear", 64, 20)
+    once, thrice = Oracle([layer], tiny), Oracle([Layer("l", "linear", 64, 20, repeats=3)], tiny)
+    np.testing.assert_array_equal(thrice.table, 3 * once.table)
+    assert thrice.exact([3], [5]) == 3 * once.exact([3], [5]) == thrice.cost(np.array([[3, 5]]))
+    counts = histogram(np.array([[3] * 10 + [5] * 10]))
+    bits = np.array([4])
+    assert thrice.kernel_wise_cost(counts, bits) == pytest.approx(3 * once.kernel_wise_cost(counts, bits))
