@@ -28,6 +28,7 @@ from hardware.arithmetic import (
     to_activations,
 )
 from hardware.errors import InputError
+from hardware.layer import Layer
 from hardware.operands import Operands
 from policies.quantizers import levels
 
@@ -77,8 +78,9 @@ class IntegerLayer:
     weights:
         int64, ``(M, C / groups, kernel rows, kernel columns)``.
     weight_bits, activation_bits:
-        Width of every kernel, and of the activations. A kernel of one bit whose levels stand for 0 and a positive
-        weight takes two: the machine's multipliers are unsigned.
+        Width of every kernel, and of the activations.
+    bipolar:
+        Whether ``2 * weights + 1`` multiplies, see `hardware.operands.Operands`.
     levels:
         Smallest and largest activation.
     reads_image:
@@ -91,19 +93,18 @@ class IntegerLayer:
 
     def __init__(self, source: QuantizedLayer, fraction_bits: int, reads_image: bool) -> None:
         self.layer = source.layer
-        self.activation_bits = source.activation_bits
-        self.levels = levels(source.activation_bits, source.layer.signed_activations)
+        self.activation_bits = source.activation_planes
+        self.levels = levels(source.activation_planes, source.layer.signed_activations)
         self.reads_image = reads_image
-        self.step = float(source.activation_scale)
+        self.step = source.rounding_step()
         self.activation_multiplier = activation_multiplier(self.step, fraction_bits)
-        weights, scales = source.integer_weights().numpy(), source.weight_scales.double().numpy()
-        flipped = scales < 0  # kernels of one bit only, see `weight_scales`
-        self.weights = np.where(flipped[:, None, None, None], -weights, weights)
-        self.weight_bits = tuple(2 if turned else w for turned, w in zip(flipped, source.weight_bits, strict=True))
+        weights = source.machine_weights()
+        self.weights, self.weight_bits, self.bipolar = weights.integers, weights.bits, weights.bipolar
+        self._products = weights.products
         # The step that the multiplier really makes: where values are coarser than activations, it differs much.
         step = self.step if reads_image else 2.0 ** (ACTIVATION_SHIFT - fraction_bits) / self.activation_multiplier
         # A kernel of zeros has no scale: it must not make the others' coarser.
-        factors = np.where(self.weights.any((1, 2, 3)), np.abs(scales), 0.0) * step
+        factors = np.where(self._products.any((1, 2, 3)), weights.scales, 0.0) * step
         bias = source.bias.detach().double().numpy()
         self.requantization = Requantization.nearest(
             np.ldexp(factors, fraction_bits), np.ldexp(bias, fraction_bits), f"layer {self.layer.name!r}"
@@ -111,7 +112,7 @@ class IntegerLayer:
         self._check_sums()
 
     def _check_sums(self) -> None:
-        largest = np.abs(self.weights).sum((1, 2, 3)).max() * max(-self.levels[0], self.levels[1])
+        largest = np.abs(self._products).sum((1, 2, 3)).max() * max(-self.levels[0], self.levels[1])
         if largest >= 2**31:
             raise InputError(
                 f"layer {self.layer.name!r} can sum up to {largest}, but the machine's results have 32 bits: "
@@ -129,18 +130,7 @@ class IntegerLayer:
 
     def sums(self, activations: np.ndarray) -> np.ndarray:
         """int64, ``(N, M, out height, out width)``."""
-        layer = self.layer
-        # Exact: in float64 every product and every partial sum is an integer below 2**53.
-        sums = F.conv2d(
-            torch.from_numpy(activations).double(),
-            torch.from_numpy(self.weights).double(),
-            None,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-        )
-        return sums.long().numpy()
+        return exact_sums(activations, self._products, self.layer)
 
     def values(self, sums: np.ndarray) -> np.ndarray:
         """int64, ``(N, M, H, W)`` or, of a linear layer, ``(N, M)``."""
@@ -155,7 +145,16 @@ class IntegerLayer:
             activations=activations,
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
+            bipolar=self.bipolar,
         )
+
+
+def exact_sums(activations: np.ndarray, weights: np.ndarray, layer: Layer) -> np.ndarray:
+    """Sums of a layer's products: int64, ``(N, M, out height, out width)``, of ``(N, C, H, W)`` activations."""
+    # Exact: in float64 every product and every partial sum is an integer below 2**53.
+    inputs, kernels = torch.from_numpy(activations).double(), torch.from_numpy(weights).double()
+    sums = F.conv2d(inputs, kernels, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return sums.long().numpy()
 
 
 def average_pool(values: torch.Tensor, pool: nn.AvgPool2d) -> torch.Tensor:
@@ -243,6 +242,11 @@ class IntegerNetwork:
         # Fine-tuning may have moved a bias beyond what the calibration saw, and a bias must fit by itself.
         biases = (float(layer.bias.detach().abs().max()) for layer in quantized.layers.values())
         self.fraction_bits = fraction_bits(max(quantized.largest_value, *biases))
+        if quantized.host:
+            raise InputError(
+                f"the machine cannot run the network as one program, only its layers one by one: {quantized.host}"
+            )
+        assert isinstance(quantized.graph_module, fx.GraphModule)
         self.graph_module = quantized.graph_module
         self.image_nodes: set[fx.Node] = set()
         self.layers: dict[str, IntegerLayer] = {}

@@ -252,7 +252,13 @@ class _Builder:
         sortable = values is None and all(reader.layer.groups == 1 for reader in value.readers)
         order = None if sortable else tuple(range(layer.layer.out_channels))
         plan = schedule(
-            layer.layer, layer.weight_bits, layer.activation_bits, self.accelerator, output=output, order=order
+            layer.layer,
+            layer.weight_bits,
+            layer.activation_bits,
+            self.accelerator,
+            bipolar=layer.bipolar,
+            output=output,
+            order=order,
         )
         self.orders[value] = tuple(kernel for work in plan.passes for kernel in work.kernels)
         weights = layer.weights

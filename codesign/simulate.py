@@ -63,6 +63,7 @@ def simulate_layers(
     for layer, images in zip(chosen, split, strict=True):
         mine = [next(results) for _ in images]
         worst = max(mine, key=lambda result: abs(result.rtl_cycles - result.model_cycles))
+        repeats = layer.operands.layer.repeats
         # Two references: the integer network's sums, which its accuracy rests on, and plain convolution by definition.
         expected = reference_sums(layer.operands)
         wrong = [(r.outputs[0] != e) | (s != e) for r, s, e in zip(mine, layer.sums, expected, strict=True)]
@@ -70,8 +71,8 @@ def simulate_layers(
             {
                 "name": layer.operands.layer.name,
                 "bits": compact_bits(layer.operands.weight_bits, layer.operands.activation_bits),
-                "rtl_cycles": worst.rtl_cycles,
-                "model_cycles": worst.model_cycles,
+                "rtl_cycles": repeats * worst.rtl_cycles,
+                "model_cycles": repeats * worst.model_cycles,
                 "outputs": int(layer.sums.size),
                 "mismatches": sum(int(one.sum()) for one in wrong),
             }

@@ -16,6 +16,7 @@ import torch
 
 from codesign.data import Split
 from codesign.energy_table import energy_table
+from codesign.host_network import HostNetwork, executable
 from codesign.integers import IntegerNetwork
 from codesign.training import FineTune, FineTuneEvaluator, kernel_deviations, weight_deviation
 from codesign.weight_only import Scheme
@@ -188,12 +189,12 @@ class LiveTask:
         test = self.workload.data.test
         return test if count is None else test.take(slice(count))
 
-    def save(self, policy: Policy, policy_path: Path, quantized_path: Path) -> IntegerNetwork:
+    def save(self, policy: Policy, policy_path: Path, quantized_path: Path) -> IntegerNetwork | HostNetwork:
         """Write a policy and its fine-tuned network; returns that in the machine's arithmetic."""
         quantized = self.evaluator.quantized(policy)
         policy.save(policy_path)
         save_quantized(quantized, quantized_path)
-        return IntegerNetwork(quantized)
+        return executable(quantized)
 
 
 @dataclass(frozen=True)

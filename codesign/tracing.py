@@ -50,14 +50,20 @@ class Traced:
     Parameters
     ----------
     graph_module:
-        Float32 copy in evaluation mode, batch norm folded into the layer before; every layer has a bias. The node of a
-        layer has the layer's name as its target.
+        Float32 copy in evaluation mode, batch norm folded into the layer before; every layer has a bias and its name as
+        the module's path. An ``fx.GraphModule`` of few forms, see above, unless ``host`` says otherwise.
     layers:
         Convolutions and linear layers in the order in which they run, with ``images`` 1.
+    host:
+        Why the machine cannot run the network as one program, but only its layers; None if it can.
+    unconverted:
+        What is not quantized, by name.
     """
 
-    graph_module: fx.GraphModule
+    graph_module: nn.Module
     layers: tuple[Layer, ...]
+    host: str | None = None
+    unconverted: tuple[str, ...] = ()
 
 
 def trace(module: nn.Module, input_shape: tuple[int, ...], signed_input: bool = True) -> Traced:
@@ -179,12 +185,13 @@ def _fold_batch_norm(graph_module: fx.GraphModule) -> None:
             before = node.all_input_nodes[0]
             if before not in layers or len(before.users) > 1 or module.running_mean is None:
                 raise _refuse(node, "batch norm needs running statistics, and to be the only reader of a layer")
-            _fold(layers[before], module)
+            fold(layers[before], module)
             node.replace_all_uses_with(before)
             graph_module.graph.erase_node(node)
 
 
-def _fold(layer: Any, norm: Any) -> None:
+def fold(layer: Any, norm: Any) -> None:
+    """Put a batch norm's scale and shift into the layer before it, which has a bias, in place."""
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     shift = -norm.running_mean.double() * scale
     if norm.affine:

@@ -1,14 +1,16 @@
 """What a command works on: a network traced to layers, its weights, its data, its policy."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from codesign.checkpoint import save_tensors
 from codesign.data import Data, data_names, image_format, load_data
 from codesign.networks import create_network, default_data, load_weights
+from codesign.qag import convert
 from codesign.quantize import Calibration, QuantizedNetwork
 from codesign.tracing import Traced, trace
 from codesign.training import calibrate
@@ -18,6 +20,8 @@ from policies.policy import Policy
 QUANTIZED = "codesign-quantized-2"
 """Marks a file of `save_quantized`."""
 RANDOM_IMAGES = 64
+EXAMPLE_IMAGES = 8
+"""Random images that show what a network that is no program does."""
 RANDOM_PIXELS = 2**20
 """Random images that a network is calibrated on: so many, or as many as have so many pixels (channels count)."""
 
@@ -59,8 +63,7 @@ class Workload:
         return calibrate(self.traced, self.data)
 
     def _random_images(self, count: int, seed: int) -> torch.Tensor:
-        images = torch.rand((count, *self.input_shape), generator=torch.Generator().manual_seed(seed))
-        return 4 * images - 2 if self.signed_input else images
+        return random_images(count, self.input_shape, self.signed_input, seed)
 
 
 def load_workload(
@@ -95,7 +98,7 @@ def load_workload(
             f"{weights} holds a network quantized under a policy: pass float weights, such as its float.pt."
         )
     loaded = load_data(chosen) if data or (weights and chosen in data_names()) else None
-    traced = trace(module, shape, signed)
+    traced = read_network(module, shape, signed)
     if loaded is not None:
         scores = traced.graph_module(torch.zeros(1, *shape)).shape[-1]
         if scores < len(loaded.classes):
@@ -104,6 +107,29 @@ def load_workload(
                 "use a network with one score per class."
             )
     return Workload(network, traced, shape, signed, loaded, seed)
+
+
+def read_network(module: nn.Module, shape: tuple[int, int, int], signed: bool) -> Traced:
+    """A network as one program for the machine, or, if it is none, as layers in what the host runs.
+
+    Raises
+    ------
+    InputError
+        It is neither: what `codesign.tracing.trace` says of it.
+    """
+    try:
+        return trace(module, shape, signed)
+    except InputError as error:
+        try:
+            return replace(convert(module, random_images(EXAMPLE_IMAGES, shape, signed, seed=0)), host=str(error))
+        except InputError:
+            raise error from None
+
+
+def random_images(count: int, shape: tuple[int, int, int], signed: bool, seed: int) -> torch.Tensor:
+    """Uniformly random images, float32 ``(count, C, H, W)``, of -2 to 2, or of 0 to 1."""
+    images = torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed))
+    return 4 * images - 2 if signed else images
 
 
 def quantized_network(workload: Workload, policy: Policy, weights: Path | None) -> QuantizedNetwork:

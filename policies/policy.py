@@ -5,22 +5,51 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hardware.errors import InputError
 from hardware.files import write_text
 from hardware.layer import Layer
 from hardware.specification import Specification, read_yaml
+from policies.scheme_base import Scheme
+from policies.schemes import activation_scheme, weight_scheme
 
+SYMMETRIC, UNIFORM = "symmetric", "uniform"
+"""The schemes of policies that name none."""
 Bits = Annotated[int, Field(ge=0, le=8)]
 PositiveBits = Annotated[int, Field(ge=1, le=8)]
 
 
 class WeightChoice(Specification):
-    """Weights of a layer: one width, or one width per kernel (0 prunes the kernel)."""
+    """Weights of a layer: one width, or one width per kernel (0 prunes the kernel).
+
+    The scheme is ``symmetric``, see `policies.quantizers`, or one of `policies.schemes`, which take one width for all.
+    """
 
     bits: Bits | Annotated[tuple[Bits, ...], Field(min_length=1)]
-    scheme: Literal["symmetric"] = "symmetric"
+    scheme: Literal["symmetric", "binary", "ternary", "quaternary", "fixed", "res", "zoom", "clip", "pot"] = "symmetric"
+
+    @model_validator(mode="after")
+    def _has_its_width(self) -> Self:
+        if self.scheme != SYMMETRIC:
+            _check_width(weight_scheme(self.scheme), self.bits)
+        return self
+
+    def machine_bits(self, layer: Layer) -> tuple[int, ...]:
+        """Bit planes of each kernel on the bit-serial machine: the widths, unless the scheme takes others.
+
+        Raises
+        ------
+        InputError
+            The machine has no such weights; the message names the layer.
+        """
+        if self.scheme == SYMMETRIC:
+            return self.per_kernel(layer.out_channels)
+        try:
+            planes = weight_scheme(self.scheme).machine_bits(self.one_width(layer.name), layer.groups > 1)
+        except InputError as error:
+            raise InputError(f"layer {layer.name!r}: {error}") from None
+        return (planes,) * layer.out_channels
 
     def per_kernel(self, kernels: int) -> tuple[int, ...]:
         """The width of each of ``kernels`` output channels."""
@@ -36,10 +65,35 @@ class WeightChoice(Specification):
 
 
 class ActivationChoice(Specification):
-    """Input activations of a layer: one width for the whole tensor."""
+    """Input activations of a layer: one width for the whole tensor.
+
+    The scheme is ``uniform``, see `policies.quantizers`, or one of `policies.schemes`.
+    """
 
     bits: PositiveBits
-    scheme: Literal["uniform"] = "uniform"
+    scheme: Literal["uniform", "fixed", "res", "zoom", "clip", "pot"] = "uniform"
+
+    @model_validator(mode="after")
+    def _has_its_width(self) -> Self:
+        if self.scheme != UNIFORM:
+            _check_width(activation_scheme(self.scheme, signed=True), self.bits)
+        return self
+
+    def machine_bits(self, layer: Layer) -> int:
+        """Bit planes on the bit-serial machine, as of weights; of two's complement where activations are signed."""
+        if self.scheme == UNIFORM:
+            return self.bits
+        try:
+            return activation_scheme(self.scheme, layer.signed_activations).machine_bits(self.bits, grouped=True)
+        except InputError as error:
+            raise InputError(f"the input of layer {layer.name!r}: {error}") from None
+
+
+def _check_width(scheme: Scheme, bits: int | tuple[int, ...]) -> None:
+    """Raise ValueError, which pydantic gives a place in the file, unless the scheme has this width."""
+    if bits not in scheme.widths:
+        known = " or ".join(map(str, scheme.widths))
+        raise ValueError(f"scheme {scheme.name!r} has {known} bits, one width for all kernels, got {bits}")
 
 
 class LayerPolicy(Specification):

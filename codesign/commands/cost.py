@@ -76,13 +76,13 @@ def command(
     energies: list[Energy] = []
     for entry, layer in zip(chosen.layers, layers, strict=True):
         weight_bits = entry.weights.bits
-        per_kernel = entry.weights.per_kernel(layer.out_channels)
-        plan = schedule(layer, per_kernel, entry.activations.bits, accelerator, output=PRICED_OUTPUT)
-        cycles, events = layer_cycles(plan), count_events(plan)
+        per_kernel, planes = entry.weights.machine_bits(layer), entry.activations.machine_bits(layer)
+        plan = schedule(layer, per_kernel, planes, accelerator, output=PRICED_OUTPUT)
+        cycles, events = layer.repeats * layer_cycles(plan), count_events(plan) * layer.repeats
         if priced:
-            typical = typical_operands(layer, per_kernel, entry.activations.bits)
-            energies.append(energy_of(plan, priced[0], typical))
-        useful = sum(per_kernel) * entry.activations.bits * layer.reduction * layer.pixels
+            typical = typical_operands(layer, per_kernel, planes)
+            energies.append(energy_of(plan, priced[0], typical) * layer.repeats)
+        useful = sum(per_kernel) * planes * layer.reduction * layer.pixels * layer.repeats
         rows.append(
             {
                 "name": layer.name,

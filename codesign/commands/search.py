@@ -44,6 +44,7 @@ from codesign.commands.task_options import (
     train_network,
 )
 from codesign.data import Split
+from codesign.host_network import HostNetwork
 from codesign.networks import default_data
 from codesign.plots import bits_per_layer, learning_curve, pareto_front
 from codesign.program import build_program
@@ -236,7 +237,9 @@ def _deliver(
         return float_accuracy(network, test), None
     integers = live.save(policy, directory / "policy.yaml", directory / "quantized.pt")
     try:
-        cycles = build_program(integers, machine, live.workload.input_shape).cycles()
+        if isinstance(integers, HostNetwork):
+            raise InputError(str(live.workload.traced.host))
+        cycles: int | None = build_program(integers, machine, live.workload.input_shape).cycles()
     except InputError as error:  # the search is still worth its result
         note(f"the network is no program for {machine.name}: {error}")
         cycles = None

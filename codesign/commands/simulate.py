@@ -23,6 +23,7 @@ from codesign.commands.common import (
     say,
     table,
 )
+from codesign.host_network import executable
 from codesign.integers import IntegerNetwork
 from codesign.package import read_manifest, run_package
 from codesign.simulate import select_layers, simulate_layers, simulate_network
@@ -78,14 +79,18 @@ def command(
     workload = load_workload(network, seed, data, weights)
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
     names = select_layers(workload.traced.layers, layers) if layers is not None else None
-    integers = IntegerNetwork(quantized_network(workload, chosen, weights))
+    integers = executable(quantized_network(workload, chosen, weights))
     pictures = workload.images(images)
-    if names is None:
+    if isinstance(integers, IntegerNetwork) and names is None:
         with progress_bar("images on the RTL", images) as progress:
             report = simulate_network(integers, pictures, accelerator, waves, progress)
     else:
+        if names is None:
+            note(f"the host runs the network, the machine its layers one by one: {workload.traced.host}")
+            names = [layer.name for layer in workload.traced.layers]
         run = integers.run(pictures, record=True)
-        with progress_bar("layers on the RTL", images * len(names)) as progress:
+        count = sum(layer.operands.layer.images for layer in run.layers if layer.operands.layer.name in names)
+        with progress_bar("layers on the RTL", count) as progress:
             report = simulate_layers(run, names, accelerator, waves, progress)
     _print_layers(f"{network} on {accelerator.name}, {images} image(s)", report)
     accuracy = None

@@ -119,7 +119,7 @@ class SlowResidual:
         fits = all(floor(factor * 2**32 + Fraction(1, 2)) < 2**32 for factor in factors)
         shift = 32 if fits else 16
         result = []
-        for m, kernel in enumerate(source.integer_weights().tolist()):
+        for m, kernel in enumerate(source.machine_weights().integers.tolist()):
             multiplier = floor(factors[m] * 2**shift + Fraction(1, 2))
             bias = floor(Fraction(float(source.bias[m].detach())) * self.one * 2**16 + Fraction(1, 2)) + 2**15
             plane = [[0] * layer.out_width for _ in range(layer.out_height)]
