@@ -25,8 +25,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tune-images", type=int, default=256)
     parser.add_argument("--validation-images", type=int, default=500)
-    parser.add_argument("--last-images", type=int, default=10_000)
-    parser.add_argument("--last-epochs", type=int, default=2)
+    parser.add_argument("--last", nargs="+", default=["2x10000"], help="Last fine-tunes to compare: EPOCHSxIMAGES.")
     parser.add_argument("--last-rate", type=float, default=5e-3)
     parser.add_argument("--test-images", type=int)
     parser.add_argument("--out", type=Path, default=Path("runs/releq_resnet20"), help="Continued, if it is there.")
@@ -45,14 +44,17 @@ def main() -> None:
 
     test, data = live.test_images(options.test_images), live.workload.data
     assert data is not None
-    last = dataclasses.replace(
-        tune, epochs=options.last_epochs, learning_rate=options.last_rate, images=options.last_images
-    )
-    tuned = FineTuneEvaluator(live.workload.traced, data, last, options.seed).quantized(policy)
     before, short = (
         accuracy(network, test) for network in (live.workload.traced.graph_module, live.evaluator.quantized(policy))
     )
-    after = accuracy(tuned, test)
+    after = []
+    for text in options.last:
+        epochs, images = map(int, text.split("x"))
+        last = dataclasses.replace(tune, epochs=epochs, learning_rate=options.last_rate, images=images)
+        tuned = FineTuneEvaluator(live.workload.traced, data, last, options.seed).quantized(policy)
+        figure = accuracy(tuned, test)
+        loss = f"{figure:.2%}, {100 * (before - figure):.2f} points lost"
+        after.append((f"after a last one instead ({epochs} epochs of {images:,} images)", loss))
     widths = [int(word[0]) for word in best["bits"].split()]
     rows = [
         ("mean weight bits", f"{sum(widths) / len(widths):.2f}"),
@@ -61,8 +63,7 @@ def main() -> None:
         ("test images", f"{len(test):,}"),
         ("full precision", f"{before:.2%}"),
         (f"after the search's fine-tune ({options.tune_images} images)", f"{short:.2%}"),
-        (f"after the last one ({options.last_epochs} epochs of {options.last_images:,} images)", f"{after:.2%}"),
-        ("loss, points", f"{100 * (before - after):.2f}"),
+        *after,
     ]
     write_report(
         "releq_resnet20",

@@ -18,7 +18,8 @@ from hardware.errors import InputError, unknown
 from hardware.oracle import Oracle
 from hardware.schedule import MAX_BITS
 from hardware.sums import mean_cost, total_cost
-from policies.space import Space
+from policies.policy import SYMMETRIC, UNIFORM
+from policies.space import ACTIVATIONS, WEIGHTS, Space, machine_planes
 
 METRICS = ("latency", "energy", "size", "bits", "quantization")
 MEMORY_ACCESS = 120
@@ -36,7 +37,8 @@ class Costs:
     Attributes
     ----------
     tables: dict[str, numpy.ndarray]
-        By metric, float64, (layers, 9, 8) or (layers, 8, 8), as `hardware.oracle.Oracle.table`.
+        By metric, float64, (layers, 9, 8) or (layers, 8, 8), as `hardware.oracle.Oracle.table`, by the policy's bits:
+        a scheme costs the planes that it takes on the machine.
 
     Raises
     ------
@@ -68,8 +70,11 @@ class Costs:
         }
         if oracle.energy_table is not None:
             self.tables["energy"] = oracle.energy_table
+        # A share is one of 8 bits everywhere in plain integers, whatever the schemes.
         full = np.full((len(space.layers), 2), MAX_BITS)
         self.full = {metric: float(total_cost(full, table)) for metric, table in self.tables.items()}
+        for metric in {"latency", "energy"} & self.tables.keys():
+            self.tables[metric] = _by_planes(self.tables[metric], space, oracle.lowest)
 
     def check(self, metric: str) -> None:
         """Raise `InputError` unless the metric can be priced."""
@@ -98,3 +103,20 @@ class Costs:
     def ratios(self, vector: np.ndarray) -> dict[str, float]:
         """The ratios of one vector by all metrics that are known."""
         return {metric: float(self.ratio(metric, vector)) for metric in self.tables}
+
+
+def _by_planes(table: np.ndarray, space: Space, lowest: int) -> np.ndarray:
+    """The oracle's table by the policy's bits instead of the machine's; bits that a scheme lacks cost as its next."""
+    if all(own == (SYMMETRIC, UNIFORM) for own in space.schemes):
+        return table
+    widths = np.arange(MAX_BITS + 1)
+    priced = np.empty_like(table)
+    for index, (layer, own) in enumerate(zip(space.layers, space.schemes, strict=True)):
+        found = []
+        for operand in (WEIGHTS, ACTIVATIONS):
+            planes = machine_planes(own[operand], operand, layer)
+            nearest = np.abs(widths[:, None] - np.array(list(planes))).argmin(1)
+            found.append(np.array(list(planes.values()))[nearest])
+        w, a = found
+        priced[index] = table[index][np.ix_(w[lowest:] - lowest, a[1:] - 1)]
+    return priced

@@ -14,8 +14,11 @@ import numpy as np
 from hardware.errors import InputError
 from hardware.layer import Layer
 from hardware.schedule import MAX_BITS
-from policies.policy import ActivationChoice, LayerPolicy, Policy, WeightChoice
+from policies.policy import SYMMETRIC, UNIFORM, ActivationChoice, LayerPolicy, Policy, WeightChoice
+from policies.schemes import weight_scheme
 
+Schemes = tuple[str, str]
+"""Of a layer's weights and of its activations."""
 WEIGHTS, ACTIVATIONS = 0, 1
 """Operands, and columns of (layers, 2) arrays of bits."""
 
@@ -59,15 +62,19 @@ class Space:
         Kernels per variable: None for whole layers, 1 for every kernel its own (AutoQ).
     pin_ends:
         Keep the first and the last layer at 8/8 bits, as HAQ does.
+    schemes:
+        For every layer those of its weights and of its activations; or one such pair for all. A layer has the widths
+        that its schemes have; one with a single width takes that.
 
     Attributes
     ----------
     variables: tuple[Variable, ...]
+    schemes: tuple[Schemes, ...]
 
     Raises
     ------
     InputError
-        No layers, or widths out of range.
+        No layers, widths out of range, or schemes of `policies.schemes` for single kernels.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Space:
         activation_widths: Sequence[int] | None = range(2, MAX_BITS + 1),
         group: int | None = None,
         pin_ends: bool = False,
+        schemes: Schemes | Sequence[Schemes] = (SYMMETRIC, UNIFORM),
     ) -> None:
         if not layers:
             raise InputError("expected at least one layer to choose bits for, got none: pass a network that has one.")
@@ -87,16 +95,23 @@ class Space:
         activations = None if activation_widths is None else _check_widths("activation", activation_widths, 1)
         if group is not None and group < 1:
             raise InputError(f"expected at least 1 kernel per group, got {group}: raise it.")
+        self.schemes = _per_layer(schemes, len(layers))
+        if group is not None and any(own[WEIGHTS] != SYMMETRIC for own in self.schemes):
+            raise InputError(f"kernels have widths of their own in scheme {SYMMETRIC} only: leave out --group.")
         variables = []
         for index, layer in enumerate(layers):
             pinned = pin_ends and index in (0, len(layers) - 1)
-            count = layer.out_channels
+            count, own = layer.out_channels, self.schemes[index]
             step = count if group is None or pinned else group
             for start in range(0, count, step):
                 kernels = range(start, min(start + step, count))
-                variables.append(Variable(index, WEIGHTS, kernels, (MAX_BITS,) if pinned else weights))
+                widths = (MAX_BITS,) if pinned else weights
+                variables.append(
+                    Variable(index, WEIGHTS, kernels, _scheme_widths(own[WEIGHTS], WEIGHTS, layer, widths))
+                )
             if activations:
                 widths = (MAX_BITS,) if pinned else activations
+                widths = _scheme_widths(own[ACTIVATIONS], ACTIVATIONS, layer, widths)
                 variables.append(Variable(index, ACTIVATIONS, range(count), widths))
         self.variables = tuple(variables)
         operand = np.array([variable.operand for variable in variables])
@@ -176,10 +191,12 @@ class Space:
             layers=tuple(
                 LayerPolicy(
                     name=layer.name,
-                    weights=WeightChoice(bits=widths[0] if self.layer_wise else tuple(widths)),
-                    activations=ActivationChoice(bits=bits),
+                    weights=WeightChoice.model_validate(
+                        {"bits": widths[0] if self.layer_wise else tuple(widths), "scheme": own[WEIGHTS]}
+                    ),
+                    activations=ActivationChoice.model_validate({"bits": bits, "scheme": own[ACTIVATIONS]}),
                 )
-                for layer, widths, bits in zip(self.layers, weights, activations, strict=True)
+                for layer, own, widths, bits in zip(self.layers, self.schemes, weights, activations, strict=True)
             ),
         )
 
@@ -193,6 +210,50 @@ class Space:
     def parse(self, text: str) -> np.ndarray:
         """The vector of a `text`."""
         return np.array([int(digit) for digit in text.replace(" ", "")])
+
+
+def machine_planes(scheme: str, operand: int, layer: Layer) -> dict[int, int]:
+    """Bit planes on the machine by the width of a scheme, of those of its widths that the machine has for the layer.
+
+    Raises
+    ------
+    InputError
+        The machine has none of them; says why.
+    """
+    if scheme in (SYMMETRIC, UNIFORM):
+        return {bits: bits for bits in range(MAX_BITS + 1)}
+    found, refused = {}, None
+    for bits in weight_scheme(scheme).widths:
+        try:
+            if operand == WEIGHTS:
+                choice = WeightChoice.model_validate({"bits": bits, "scheme": scheme})
+                found[bits] = choice.machine_bits(layer)[0]
+            else:
+                found[bits] = ActivationChoice.model_validate({"bits": bits, "scheme": scheme}).machine_bits(layer)
+        except InputError as error:
+            refused = error
+    if not found:
+        assert refused is not None
+        raise refused
+    return found
+
+
+def _scheme_widths(scheme: str, operand: int, layer: Layer, widths: tuple[int, ...]) -> tuple[int, ...]:
+    has = tuple(machine_planes(scheme, operand, layer))
+    found = has if len(has) == 1 else tuple(width for width in widths if width in has)
+    if not found:
+        raise InputError(
+            f"layer {layer.name!r} can have scheme {scheme!r} at {has[0]} to {has[-1]} bits, but not at any of "
+            f"{list(widths)}: allow some of these."
+        )
+    return found
+
+
+def _per_layer(schemes: Schemes | Sequence[Schemes], layers: int) -> tuple[Schemes, ...]:
+    given: list[Schemes] = [schemes] * layers if isinstance(schemes[0], str) else list(schemes)  # type: ignore
+    if len(given) != layers:
+        raise InputError(f"expected schemes of {layers} layers, got {len(given)}: give one pair per layer.")
+    return tuple(given)
 
 
 def _check_widths(what: str, widths: Sequence[int], lowest: int) -> tuple[int, ...]:
