@@ -1,4 +1,4 @@
-"""Data sets: scikit-learn's digits, which need no download, and CIFAR-10 from the user's disk.
+"""Data sets: scikit-learn's digits, which need no download, CIFAR-10 from the user's disk, and the texts of `text`.
 
 Images stay uint8 until a batch of them is asked for: CIFAR-10 takes 184 MB so, and 737 MB as float32.
 """
@@ -7,11 +7,13 @@ import hashlib
 import os
 import pickle
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import torch
@@ -23,13 +25,32 @@ from hardware.files import cache_directory, replacing
 SPLIT_SEED = 1
 """Which images are for validation is the same in every run, whatever the run's seed."""
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+TEXTS = ("ptb", "python-text", "python-topics")
+"""The data sets of `codesign.text`."""
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Training images uint8 ``(N, C, H, W)``, training labels int64 ``(N,)``, test images, test labels."""
 
 
+class Split(ABC):
+    """Examples and their labels: int64, ``(N,)``, or ``(N, T)`` where every position of a text has its own."""
+
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def batch(self, indices: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """The network's input, ``(n, ...)``, for some of the examples."""
+
+    @abstractmethod
+    def take(self, indices: torch.Tensor | slice) -> Self:
+        """A split of some of the examples."""
+
+
 @dataclass(frozen=True, eq=False)
-class Split:
+class ImageSplit(Split):
     """Images and labels.
 
     Parameters
@@ -50,23 +71,20 @@ class Split:
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def batch(self, indices: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """The network's input, float32 ``(n, C, H, W)``, for some of the images."""
         return (self.pixels[indices].float() / self.white - self.mean) / self.std
 
-    def take(self, indices: torch.Tensor | slice) -> "Split":
+    def take(self, indices: torch.Tensor | slice) -> "ImageSplit":
         """A split of some of the images."""
-        return Split(self.pixels[indices], self.labels[indices], self.white, self.mean, self.std)
+        return ImageSplit(self.pixels[indices], self.labels[indices], self.white, self.mean, self.std)
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
     """A data set in three parts: train on one, search on the second, report the third once.
 
-    ``signed_input`` is True where a normalised image can be negative.
+    ``signed_input`` is True where a normalised image can be negative. A network gives one score per class.
     """
 
     name: str
@@ -77,10 +95,9 @@ class Data:
     signed_input: bool
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)`` of one image."""
-        channels, height, width = self.train.pixels.shape[1:]
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """``(channels, height, width)`` of one image, or ``(tokens,)`` of one text."""
+        return tuple(self.train.batch(slice(1)).shape[1:])
 
 
 def data_names() -> list[str]:
@@ -92,7 +109,14 @@ def image_format(name: str) -> tuple[tuple[int, int, int], bool]:
     """``(channels, height, width)`` of a data set's images, and whether they can be negative, without loading it.
 
     Also of ``imagenet``, which is a format only: it cannot be loaded.
+
+    Raises
+    ------
+    InputError
+        Unknown name, or a data set of texts, which have no such format.
     """
+    if name in TEXTS:
+        raise InputError(f"{name} holds texts, expected images: name one of {', '.join(sorted(_FORMATS))}.")
     if name not in _FORMATS:
         raise unknown("data set", name, data_names())
     return _FORMATS[name]
@@ -111,7 +135,7 @@ def load_data(name: str, root: Path | None = None) -> Data:
     InputError
         Unknown name, or the data set is not there; the message says where it was sought and how it should lie.
     """
-    if name not in _FORMATS:
+    if name not in {*_FORMATS, *TEXTS}:
         raise unknown("data set", name, data_names())
     if name not in _LOADERS:
         raise InputError(
@@ -140,7 +164,7 @@ def _digits(root: Path) -> Data:
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images.astype(np.uint8)[:, None])
     labels = bunch.target.astype(np.int64)
-    everything = Split(pixels, torch.from_numpy(labels), 16, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+    everything = ImageSplit(pixels, torch.from_numpy(labels), 16, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     rng = np.random.default_rng(SPLIT_SEED)
     test, rest = stratified(labels, 360, rng)
     validation, train = stratified(labels[rest], 360, rng)
@@ -159,8 +183,8 @@ def _cifar10(root: Path) -> Data:
     mean = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
     images, labels, test_images, test_labels = _find_cifar10(root)
-    train = Split(torch.from_numpy(images), torch.from_numpy(labels), 255, mean, std)
-    test = Split(torch.from_numpy(test_images), torch.from_numpy(test_labels), 255, mean, std)
+    train = ImageSplit(torch.from_numpy(images), torch.from_numpy(labels), 255, mean, std)
+    test = ImageSplit(torch.from_numpy(test_images), torch.from_numpy(test_labels), 255, mean, std)
     rng = np.random.default_rng(SPLIT_SEED)
     validation, rest = stratified(labels, max(1, len(labels) // 10), rng)
     # Folders give class after class; mixed, the first images of a part stand for all of it.
@@ -283,5 +307,15 @@ def _read_batches(folder: Path) -> Arrays:
     return images, labels, *parts[5]
 
 
-_LOADERS: dict[str, Callable[[Path], Data]] = {"digits": _digits, "cifar10": _cifar10}
+def _text(name: str, root: Path) -> Data:
+    from codesign.text import load_text  # it needs this module first
+
+    return load_text(name, root)
+
+
+_LOADERS: dict[str, Callable[[Path], Data]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    **{name: partial(_text, name) for name in TEXTS},
+}
 _FORMATS = {"digits": ((1, 8, 8), False), "cifar10": ((3, 32, 32), True), "imagenet": ((3, 224, 224), True)}

@@ -12,17 +12,23 @@ from torch import nn
 
 from codesign.networks.alexnet import AlexNet
 from codesign.networks.lenet import LeNet
+from codesign.networks.lstm_classifier import LSTMClassifier
+from codesign.networks.lstm_language_model import LSTMLanguageModel
 from codesign.networks.mobilenetv1 import MobileNetV1
 from codesign.networks.mobilenetv2 import MobileNetV2
 from codesign.networks.resnet import resnet18, resnet50
 from codesign.networks.resnet20 import ResNet20
 from codesign.networks.squeezenet import SqueezeNet
 from codesign.networks.vgg11 import VGG11
+from codesign.networks.vgg_like import VGGLike
 from hardware.errors import InputError, unknown
 
 _NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "alexnet": (AlexNet, "imagenet"),
     "lenet": (LeNet, "digits"),
+    "lstm-classifier": (LSTMClassifier, "python-topics"),
+    "lstm-lm": (LSTMLanguageModel, "python-text"),
+    "lstm-lm-ptb": (partial(LSTMLanguageModel, 10_000, embedding=300, hidden=300), "ptb"),
     "mobilenetv1": (partial(MobileNetV1, imagenet=True), "imagenet"),
     "mobilenetv1-cifar": (MobileNetV1, "cifar10"),
     "mobilenetv2": (MobileNetV2, "imagenet"),
@@ -30,6 +36,7 @@ _NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "resnet20": (ResNet20, "cifar10"),
     "resnet50": (resnet50, "imagenet"),
     "squeezenet1_1": (SqueezeNet, "imagenet"),
+    "vgg-like": (VGGLike, "cifar10"),
     "vgg11": (VGG11, "imagenet"),
 }
 """Name: what makes the network, and the data set, or at least the image format, that it was drawn for."""

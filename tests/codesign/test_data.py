@@ -171,10 +171,12 @@ def test_missing_and_damaged_data_say_what_is_expected(tmp_path):
         load_data("cifar10", tmp_path)
     with pytest.raises(InputError, match="did you mean 'digits'"):
         load_data("digit")
-    assert data_names() == ["cifar10", "digits"]
+    assert data_names() == ["cifar10", "digits", "ptb", "python-text", "python-topics"]
     with pytest.raises(InputError, match="imagenet is an image format without images here"):
         load_data("imagenet")
     assert image_format("imagenet") == ((3, 224, 224), True)
+    with pytest.raises(InputError, match="python-text holds texts, expected images: name one of cifar10, digits, imag"):
+        image_format("python-text")
 
     image_folders(tmp_path / "a", per_class=1)
     path = tmp_path / "a" / "test" / "dog" / "0000.png"

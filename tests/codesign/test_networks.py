@@ -21,6 +21,7 @@ from hardware.schedule import schedule
         ("lenet", (2, 1, 8, 8), 10, 6_266),
         ("mobilenetv1-cifar", (2, 3, 32, 32), 10, 543_050),
         ("resnet20", (2, 3, 32, 32), 10, 269_722),
+        ("vgg-like", (2, 3, 32, 32), 10, 5_354_826),
         # As torchvision publishes, but for MobileNet-V1, which it does not have.
         ("alexnet", (2, 3, 64, 64), 1000, 61_100_840),
         ("mobilenetv1", (2, 3, 64, 64), 1000, 4_231_976),
@@ -198,9 +199,11 @@ def test_seed_gives_the_weights_and_leaves_the_global_state():
 
 def test_names_and_default_data():
     imagenet = ["alexnet", "mobilenetv1", "mobilenetv2", "resnet18", "resnet50", "squeezenet1_1", "vgg11"]
-    assert network_names() == sorted(["lenet", "mobilenetv1-cifar", "resnet20", *imagenet])
+    recurrent = {"lstm-classifier": "python-topics", "lstm-lm": "python-text", "lstm-lm-ptb": "ptb"}
+    assert network_names() == sorted(["lenet", "mobilenetv1-cifar", "resnet20", "vgg-like", *recurrent, *imagenet])
     assert default_data("lenet") == "digits"
-    assert default_data("resnet20") == default_data("mobilenetv1-cifar") == "cifar10"
+    assert default_data("resnet20") == default_data("mobilenetv1-cifar") == default_data("vgg-like") == "cifar10"
+    assert {name: default_data(name) for name in recurrent} == recurrent
     assert {default_data(name) for name in imagenet} == {"imagenet"}
     assert default_data("torch.nn:Identity") is None
 
