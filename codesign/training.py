@@ -71,6 +71,12 @@ def train(
         module.eval()
 
 
+def batches(count: int, batch: int, generator: torch.Generator | None = None) -> list[torch.Tensor]:
+    """Indices of the batches of an epoch, in random order if there is a generator."""
+    order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+    return list(torch.tensor_split(order, _cuts(count, batch)[:-1]))
+
+
 def _cuts(count: int, batch: int) -> list[int]:
     """Where the batches of ``count`` images end; a single image left over joins the last (batch norm needs two)."""
     ends = list(range(batch, count, batch))
@@ -88,8 +94,7 @@ def _epoch(
     generator: torch.Generator,
     largest_gradient: float,
 ) -> None:
-    order = torch.randperm(len(split), generator=generator)
-    for indices in torch.tensor_split(order, _cuts(len(split), batch)[:-1]):
+    for indices in batches(len(split), batch, generator):
         loss = F.cross_entropy(module(split.batch(indices)), split.labels[indices])
         if not torch.isfinite(loss):
             raise InputError("the training diverged, its loss is not finite: lower the learning rate.")
@@ -165,14 +170,23 @@ class FineTuneEvaluator:
         Chooses the subsets and the order of images.
     scheme:
         None: weights and activations as integers, which the machine runs. Or a way to quantize weights alone.
+
+    Attributes
+    ----------
+    traced, scheme:
+        As given.
+    train:
+        The images that it fine-tunes on.
+    calibration:
+        What scales are chosen from.
     """
 
     def __init__(self, traced: Traced, data: Data, options: FineTune, seed: int, scheme: Scheme | None = None) -> None:
-        self._traced, self._options, self._seed, self.scheme = traced, options, seed, scheme
+        self.traced, self._options, self._seed, self.scheme = traced, options, seed, scheme
         rng = np.random.default_rng(seed)
-        self._train = _subset(data.train, options.images, rng)
+        self.train = _subset(data.train, options.images, rng)
         self._validation = _subset(data.validation, options.validation_images, rng)
-        self._calibration = calibrate(traced, data)
+        self.calibration = calibrate(traced, data)
         self._reference = accuracy(traced.graph_module, self._validation)
 
     @property
@@ -201,16 +215,16 @@ class FineTuneEvaluator:
         """The same, whatever the scheme."""
         network: QuantizedNetwork | WeightOnlyNetwork
         if self.scheme is None:
-            network = QuantizedNetwork(self._traced, policy, self._calibration)
+            network = QuantizedNetwork(self.traced, policy, self.calibration)
         else:
-            network = WeightOnlyNetwork(self._traced, policy, self.scheme, self._seed)
+            network = WeightOnlyNetwork(self.traced, policy, self.scheme, self._seed)
         options = self._options
         if options.epochs:
             optimizer = torch.optim.SGD(network.parameters(), options.learning_rate, momentum=0.9)
-            schedule = CosineAnnealingLR(optimizer, options.epochs * len(_cuts(len(self._train), options.batch)))
+            schedule = CosineAnnealingLR(optimizer, options.epochs * len(_cuts(len(self.train), options.batch)))
             generator = torch.Generator().manual_seed(self._seed)
             for _ in range(options.epochs):
-                _epoch(network, self._train, options.batch, optimizer, schedule, generator, LARGEST_GRADIENT)
+                _epoch(network, self.train, options.batch, optimizer, schedule, generator, LARGEST_GRADIENT)
         return network.eval()
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hardware.errors import InputError
+from hardware.schedule import MAX_BITS
 from policies.budget import Limits
 
 NOISE = 4.0
@@ -63,12 +64,7 @@ def repair(
     """
     choices = [variable.widths for variable in limits.costs.space.variables] if widths is None else list(widths)
     _check(vector, sensitivity, choices)
-    narrowest = float(limits.used(np.array([some[0] for some in choices])))
-    if narrowest > 1:
-        raise InputError(
-            f"even the narrowest bits use {narrowest:.4g} times their budget ({', '.join(map(str, limits.budgets))}): "
-            "ask for a larger budget, or give pinned layers fewer bits."
-        )
+    _check_reachable(limits, choices)
     here, loss = vector.copy(), np.abs(sensitivity)
     while limits.used(here) > 1:
         here = _step_down(here, vector, loss, limits, choices)
@@ -76,6 +72,49 @@ def repair(
     while (wider := _step_up(here, vector, loss, limits, choices, highest)) is not None:
         here = wider
     return here
+
+
+def shift(bits: np.ndarray, limits: Limits, widths: Sequence[Sequence[int]]) -> np.ndarray:
+    """Move real-valued bits all alike, as far up as the budgets let them: what somebody does who knows no machine.
+
+    Parameters
+    ----------
+    bits:
+        float, (variables,).
+    limits, widths:
+        As of `repair`.
+
+    Returns
+    -------
+    int, (variables,): the widths nearest to ``bits + offset`` of the largest offset found by bisection.
+
+    Raises
+    ------
+    InputError
+        Budgets that even the narrowest widths exceed.
+    """
+
+    def at(offset: float) -> np.ndarray:
+        moved = bits + offset
+        return np.array([min(some, key=lambda w: (abs(w - one), -w)) for some, one in zip(widths, moved, strict=True)])
+
+    _check_reachable(limits, widths)
+    low, high = -float(MAX_BITS), float(MAX_BITS)
+    if limits.used(at(high)) <= 1:
+        return at(high)
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (middle, high) if limits.used(at(middle)) <= 1 else (low, middle)
+    return at(low)
+
+
+def _check_reachable(limits: Limits, widths: Sequence[Sequence[int]]) -> None:
+    narrowest = float(limits.used(np.array([some[0] for some in widths])))
+    if narrowest > 1:
+        raise InputError(
+            f"even the narrowest bits use {narrowest:.4g} times their budget ({', '.join(map(str, limits.budgets))}): "
+            "ask for a larger budget, or give pinned layers fewer bits."
+        )
 
 
 def _step_down(

@@ -2,6 +2,7 @@
 
 from codesign.commands.common import JsonOption, Result, out, table
 from codesign.data import data_names
+from codesign.gradient_agents import GRADIENT_AGENTS
 from codesign.networks import network_names
 from hardware.accelerator import accelerator_names
 from hardware.board import board_names
@@ -16,7 +17,7 @@ def command(json: JsonOption = None) -> None:
         "data": data_names(),
         "accelerators": accelerator_names(),
         "boards": board_names(),
-        "agents": agent_names(),
+        "agents": [*agent_names(), *GRADIENT_AGENTS],
     }
     lines = table("", "kind", "names")
     for kind, known in names.items():

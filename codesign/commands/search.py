@@ -44,6 +44,7 @@ from codesign.commands.task_options import (
     train_network,
 )
 from codesign.data import Split
+from codesign.gradient_agents import check_live_agent, make_live_agent
 from codesign.host_network import HostNetwork
 from codesign.networks import default_data
 from codesign.plots import bits_per_layer, learning_curve, pareto_front
@@ -59,7 +60,6 @@ from hardware.accelerator import Accelerator
 from hardware.errors import InputError, unknown
 from hardware.files import check_writable, write_text
 from hardware.schedule import MAX_BITS
-from policies.agent import check_agent, make_agent
 from policies.policy import Policy
 from policies.space import Space
 
@@ -107,7 +107,7 @@ def command(
     With --co-design also accelerator.yaml, on which the policy is fastest; ratios are to the 8-bit cost on --hardware.
     With --scheme weights.pt instead of quantized.pt, whose accuracy is that of its float arithmetic.
     """
-    check_agent(agent)
+    check_live_agent(agent)
     result = Result("search", json)
     torch.set_num_threads(threads)
     check_writable(directory / "policy.yaml")
@@ -148,7 +148,7 @@ def command(
             train_network(network, data, train_epochs, seed, weights)
     live = LiveTask(problem, data, weights, tune, seed, weight_scheme)
     settings["weights"] = live.digest
-    player = make_agent(agent, live.task, episodes=episodes, seed=seed)
+    player = make_live_agent(agent, live.task, live.evaluator, episodes=episodes, seed=seed)
     begin = time.perf_counter()
     with progress_bar(f"{agent} episodes", episodes) as bar:
         found = search(live.task, player, episodes, directory, settings, resume, lambda now: bar(*_remark(now)))
