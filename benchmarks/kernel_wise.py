@@ -44,6 +44,8 @@ def run(options: argparse.Namespace, live: LiveTask, granularity: str, points: f
     arguments = ["simulate", "--network", options.network, "--hardware", options.hardware, "--data", options.data]
     arguments += ["--policy", str(folder.with_suffix(".yaml")), "--weights", str(folder.with_suffix(".pt"))]
     ran = codesign([*arguments, "--images", "1", "--test-images", "0"], folder.with_suffix(".json"))
+    arguments = ["cost", "--network", options.network, "--hardware", options.hardware]
+    priced = codesign([*arguments, "--policy", str(folder.with_suffix(".yaml"))], folder.with_suffix(".cost.json"))
     counts, activations = task.space.histograms(vector)
     counts = counts / counts.sum(1, keepdims=True)
     return {
@@ -51,7 +53,9 @@ def run(options: argparse.Namespace, live: LiveTask, granularity: str, points: f
         "cycles": ran["rtl_cycles"],
         "cycle error": ran["rtl_cycles"] - ran["model_cycles"],
         "mismatches": ran["mismatches"],
-        **{metric: float(ratio) for metric, ratio in task.costs.ratios(vector).items()},
+        "latency": priced["cycles"] / task.costs.full["latency"],
+        "energy": priced["energy_j"] / task.costs.full["energy"],
+        "size": float(task.costs.ratio("size", vector)),
         "weight bits": float((counts @ np.arange(counts.shape[1])).mean()),
         "pruned": float(counts[:, 0].mean()),
         "activation bits": float(activations.mean()),
@@ -65,7 +69,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--hardware", default="bitserial-edge")
     parser.add_argument("--agent", default="autoq")
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.35, 0.25, 0.18])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.35, 0.3, 0.25, 0.18])
     parser.add_argument("--points", type=float, nargs="+", default=[0.5, 1, 2, 5])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--evaluations", type=int, default=30)

@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from codesign.learned_network import LearnedNetwork
-from codesign.training import LARGEST_GRADIENT, FineTuneEvaluator, batches
+from codesign.training import LARGEST_GRADIENT, FineTuneEvaluator, batches, classification_loss
 from hardware.errors import InputError, unknown
 from policies.agent import Agent, agent_names, make_agent
 from policies.hardware_loss import HardwareLoss, PrecisionLoss, budget_targets, ramp
@@ -110,7 +109,7 @@ class QplAgent:
     def _step(self, indices: torch.Tensor) -> torch.Tensor:
         """One step; returns the task loss's derivatives with respect to the bits."""
         scores, labels = self.network(self._images.batch(indices)), self._images.labels[indices]
-        loss = F.cross_entropy(scores.reshape(-1, scores.shape[-1]), labels.reshape(-1))
+        loss = classification_loss(scores, labels)
         if not torch.isfinite(loss):
             raise InputError("the learning of bits diverged, its loss is not finite: lower its learning rates.")
         self._weights.zero_grad()

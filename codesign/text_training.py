@@ -1,4 +1,4 @@
-"""Training recurrent networks on texts, classifiers and language models alike; accuracy, perplexity, and baselines.
+"""Training recurrent networks on texts, classifiers and language models alike; perplexity, and baselines.
 
 `codesign.training.train` is for images: one label each, a learning rate with a peak, gradients that are not clipped.
 """
@@ -64,15 +64,6 @@ def train(
             module.eval()
             if progress:
                 progress(epoch + 1)
-
-
-def accuracy(module: nn.Module, split: Split, batch: int = 64) -> float:
-    """Part of the labels, one a text or one a word, that have the highest score, in evaluation mode."""
-
-    def correct(indices: slice) -> float:
-        return float((module(split.batch(indices)).argmax(-1) == split.labels[indices]).sum())
-
-    return _total(module, split, batch, correct) / split.labels.numel()
 
 
 def perplexity(module: nn.Module, split: Split, batch: int = 64) -> float:

@@ -22,16 +22,16 @@ LARGEST_GRADIENT = 1.0
 
 
 def accuracy(module: nn.Module, split: Split, batch: int = 250) -> float:
-    """Part of the images whose highest score is their label's, in evaluation mode."""
+    """Part of the labels, one per image or one per word, that have the highest score, in evaluation mode."""
     training = module.training
     module.eval()
     correct = 0
     with torch.no_grad():
         for start in range(0, len(split), batch):
             part = slice(start, start + batch)
-            correct += int((module(split.batch(part)).argmax(1) == split.labels[part]).sum())
+            correct += int((module(split.batch(part)).argmax(-1) == split.labels[part]).sum())
     module.train(training)
-    return correct / len(split)
+    return correct / split.labels.numel()
 
 
 def train(
@@ -95,7 +95,7 @@ def _epoch(
     largest_gradient: float,
 ) -> None:
     for indices in batches(len(split), batch, generator):
-        loss = F.cross_entropy(module(split.batch(indices)), split.labels[indices])
+        loss = classification_loss(module(split.batch(indices)), split.labels[indices])
         if not torch.isfinite(loss):
             raise InputError("the training diverged, its loss is not finite: lower the learning rate.")
         optimizer.zero_grad()
@@ -105,6 +105,11 @@ def _epoch(
         schedule.step()
         if isinstance(module, WeightOnlyNetwork):
             module.project()
+
+
+def classification_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of scores ``(N, classes)``, or ``(N, T, classes)`` where every position has a label."""
+    return F.cross_entropy(scores.flatten(0, -2), labels.flatten())
 
 
 @dataclass(frozen=True)
@@ -231,5 +236,7 @@ class FineTuneEvaluator:
 def _subset(split: Split, count: int | None, rng: np.random.Generator) -> Split:
     if count is None or count >= len(split):
         return split
+    if split.labels.ndim > 1:  # texts with a label per word have no class of their own
+        return split.take(torch.from_numpy(np.sort(rng.choice(len(split), count, replace=False))))
     chosen, _ = stratified(split.labels.numpy(), count, rng)
     return split.take(torch.from_numpy(chosen))

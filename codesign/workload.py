@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from codesign.checkpoint import save_tensors
-from codesign.data import Data, data_names, image_format, load_data
+from codesign.data import TEXTS, Data, data_names, image_format, load_data
 from codesign.networks import create_network, default_data, load_weights
 from codesign.qag import convert
 from codesign.quantize import Calibration, QuantizedNetwork
@@ -20,8 +20,8 @@ from policies.policy import Policy
 QUANTIZED = "codesign-quantized-2"
 """Marks a file of `save_quantized`."""
 RANDOM_IMAGES = 64
-EXAMPLE_IMAGES = 8
-"""Random images that show what a network that is no program does."""
+EXAMPLES = 8
+"""Random images, or texts, that show what a network that is no program does."""
 RANDOM_PIXELS = 2**20
 """Random images that a network is calibrated on: so many, or as many as have so many pixels (channels count)."""
 
@@ -40,13 +40,13 @@ class Workload:
 
     network: str
     traced: Traced
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     signed_input: bool
     data: Data | None
     seed: int
 
     def images(self, count: int) -> torch.Tensor:
-        """The first ``count`` test images, float32 ``(count, C, H, W)``; random ones without data."""
+        """The first ``count`` test images, float32 ``(count, C, H, W)``, or texts; random images without data."""
         if self.data is None:
             return self._random_images(count, self.seed + 1)
         if count > len(self.data.test):
@@ -90,17 +90,21 @@ def load_workload(
         raise InputError(
             f"network {network!r} has no data set of its own: pass --data, which also gives the image size."
         )
-    shape, signed = image_format(chosen)
+    texts = load_data(chosen) if chosen in TEXTS else None  # they say themselves what they look like
+    shape, signed = (texts.input_shape, False) if texts else image_format(chosen)
     if weights is not None and _read_quantized(weights) is None:
         load_weights(module, weights)
     elif weights is not None and not quantized:
         raise InputError(
             f"{weights} holds a network quantized under a policy: pass float weights, such as its float.pt."
         )
-    loaded = load_data(chosen) if data or (weights and chosen in data_names()) else None
-    traced = read_network(module, shape, signed)
+    loaded = texts or (load_data(chosen) if data or (weights and chosen in data_names()) else None)
+    if texts:
+        traced = convert(module, texts.train.batch(slice(EXAMPLES)))
+    else:
+        traced = read_network(module, image_format(chosen)[0], signed)
     if loaded is not None:
-        scores = traced.graph_module(torch.zeros(1, *shape)).shape[-1]
+        scores = traced.graph_module(loaded.train.batch(slice(1))).shape[-1]
         if scores < len(loaded.classes):
             raise InputError(
                 f"network {network!r} gives {scores} scores, but {chosen} has {len(loaded.classes)} classes: "
@@ -121,12 +125,12 @@ def read_network(module: nn.Module, shape: tuple[int, int, int], signed: bool) -
         return trace(module, shape, signed)
     except InputError as error:
         try:
-            return replace(convert(module, random_images(EXAMPLE_IMAGES, shape, signed, seed=0)), host=str(error))
+            return replace(convert(module, random_images(EXAMPLES, shape, signed, seed=0)), host=str(error))
         except InputError:
             raise error from None
 
 
-def random_images(count: int, shape: tuple[int, int, int], signed: bool, seed: int) -> torch.Tensor:
+def random_images(count: int, shape: tuple[int, ...], signed: bool, seed: int) -> torch.Tensor:
     """Uniformly random images, float32 ``(count, C, H, W)``, of -2 to 2, or of 0 to 1."""
     images = torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed))
     return 4 * images - 2 if signed else images

@@ -52,6 +52,7 @@ from codesign.program import build_program
 from codesign.resources import accelerator_resources, fitting_machines, resources_text
 from codesign.search import CHECKPOINT, SearchResult, check_directory, search
 from codesign.tasks import Choices, LiveTask, Problem
+from codesign.text_training import perplexity
 from codesign.training import FineTune
 from codesign.training import accuracy as float_accuracy
 from codesign.weight_only import FEWEST_BITS, Scheme
@@ -164,6 +165,7 @@ def command(
     test = live.test_images(test_images)
     accuracy, program_cycles = _deliver(live, space.policy(vector), machine, test, directory)
     reference = float_accuracy(live.workload.traced.graph_module, test)
+    words = _perplexities(live, space.policy(vector), test) if test.labels.ndim > 1 else (None, None)
     title = f"{agent} on {network}, {lut.name if lut else accelerator.name}, {problem.budget}"
     learning_curve([row["reward"] for row in found.rows], title, directory / "learning_curve.png")
     bits_per_layer([layer.name for layer in layers], bits, title, directory / "bits.png")
@@ -182,9 +184,9 @@ def command(
         f"validation accuracy {best['accuracy']:.2%} (full precision {live.task.reference_accuracy:.2%})\n"
         f"held-out test accuracy in {'float' if scheme else 'integer'} arithmetic {accuracy:.2%} on {len(test):,} "
         f"images (full precision {reference:.2%})\n"
-        f"wrote {directory}: policy.yaml, {'weights' if scheme else 'quantized'}.pt, results.csv, learning_curve.png, "
-        "bits.png, pareto.png, "
-        "tensorboard"
+        + (f"perplexity {words[0]:.1f} (full precision {words[1]:.1f})\n" if words[0] else "")
+        + f"wrote {directory}: policy.yaml, {'weights' if scheme else 'quantized'}.pt, results.csv, "
+        "learning_curve.png, bits.png, pareto.png, tensorboard"
     )
     values: dict[str, Any] = {
         "network": network,
@@ -196,6 +198,8 @@ def command(
         "validation_accuracy": best["accuracy"],
         "validation_accuracy_full_precision": live.task.reference_accuracy,
         "test_images": len(test),
+        "perplexity": words[0],
+        "perplexity_full_precision": words[1],
         "cost": best["cost"],
         "program_cycles": program_cycles,
         "cost_ratio": best["latency_ratio"],
@@ -239,11 +243,17 @@ def _deliver(
     try:
         if isinstance(integers, HostNetwork):
             raise InputError(str(live.workload.traced.host))
-        cycles: int | None = build_program(integers, machine, live.workload.input_shape).cycles()
+        channels, height, width = live.workload.input_shape
+        cycles: int | None = build_program(integers, machine, (channels, height, width)).cycles()
     except InputError as error:  # the search is still worth its result
         note(f"the network is no program for {machine.name}: {error}")
         cycles = None
     return integers.accuracy(test), cycles
+
+
+def _perplexities(live: LiveTask, policy: Policy, test: Split) -> tuple[float, float]:
+    """Of the fine-tuned network, and of the one in full precision, on texts whose every word has a label."""
+    return perplexity(live.evaluator.tuned(policy), test), perplexity(live.workload.traced.graph_module, test)
 
 
 def layer_bits(space: Space, vector: np.ndarray) -> list[tuple[float, int]]:

@@ -5,15 +5,16 @@ from typing import Annotated
 
 import typer
 
+from codesign import text_training
 from codesign.checkpoint import save_tensors
 from codesign.commands.common import note, progress_bar
-from codesign.data import load_data
+from codesign.data import TEXTS, load_data
 from codesign.networks import create_network, default_data
 from codesign.training import train
 from hardware.errors import InputError
 
-TRAIN_EPOCHS = {"digits": 60}
-"""Data sets on which training a network from nothing takes seconds."""
+TRAIN_EPOCHS = {"digits": 60, "python-topics": 10}
+"""Data sets on which training a network from nothing takes less than a minute."""
 
 BUDGET = typer.Option(
     "--budget",
@@ -71,6 +72,7 @@ def train_network(network: str, data: str | None, epochs: int | None, seed: int,
         raise InputError(f"training on {data!r} takes long: pass a trained network's --weights, or --train-epochs N.")
     module = create_network(network, seed)
     with progress_bar(f"training {network} on {data}", epochs) as progress:
-        train(module, load_data(data), epochs=epochs, seed=seed, progress=progress)
+        start = text_training.train if data in TEXTS else train
+        start(module, load_data(data), epochs=epochs, seed=seed, progress=progress)
     note(f"trained {network} on {data} for {epochs} epochs")
     save_tensors(module.state_dict(), path)
