@@ -94,7 +94,7 @@ class IntegerLayer:
     def __init__(self, source: QuantizedLayer, fraction_bits: int, reads_image: bool) -> None:
         self.layer = source.layer
         self.activation_bits = source.activation_planes
-        self.levels = levels(source.activation_planes, source.layer.signed_activations)
+        self.levels = levels(source.activation_planes, source.layer.signed_activations, source.narrow_activations)
         self.reads_image = reads_image
         self.step = source.rounding_step()
         self.activation_multiplier = activation_multiplier(self.step, fraction_bits)

@@ -216,6 +216,11 @@ class QuantizedLayer(nn.Module):
         Widths and schemes.
     calibration:
         Knows its input.
+
+    Attributes
+    ----------
+    narrow_weights, narrow_activations:
+        Whether signed levels are symmetric, see `policies.quantizers.levels`; an imported network's may not be.
     """
 
     weight_scales: torch.Tensor
@@ -228,6 +233,7 @@ class QuantizedLayer(nn.Module):
         self.layer, self.choice = layer, choice
         self.weight_bits = choice.weights.per_kernel(layer.out_channels)
         self.activation_bits = choice.activations.bits
+        self.narrow_weights = self.narrow_activations = True
         self._kept: torch.Tensor | None = None
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = nn.Parameter(bias.detach().clone())
@@ -249,14 +255,14 @@ class QuantizedLayer(nn.Module):
         if self.activation_scheme:
             x = self.activation_scheme.fake_quantize(x, bits, self.activation_scale)
         else:
-            x = fake_quantize_activations(x, self.activation_scale, bits, signed)
+            x = fake_quantize_activations(x, self.activation_scale, bits, signed, self.narrow_activations)
         weight = self.quantized_weight() if self._kept is None else self._kept
         return product(x, weight, self.bias, self.layer)
 
     def quantized_weight(self) -> torch.Tensor:
         """The weights that the layer multiplies by, shaped as the float ones."""
         if self.weight_scheme is None:
-            return fake_quantize_weights(self.weight, self.weight_scales, self.weight_bits)
+            return fake_quantize_weights(self.weight, self.weight_scales, self.weight_bits, self.narrow_weights)
         return self.weight_scheme.fake_quantize(self.weight, *self._fitted())
 
     def _fitted(self) -> tuple[int, torch.Tensor]:
@@ -286,7 +292,7 @@ class QuantizedLayer(nn.Module):
             integers, steps = self.weight_scheme.integers(self.weight, *self._fitted(), layer.groups > 1)
             scales, bipolar = steps.double(), self.weight_scheme.bipolar(layer.groups > 1)
         else:
-            integers = quantize_weights(self.weight, self.weight_scales, self.weight_bits)
+            integers = quantize_weights(self.weight, self.weight_scales, self.weight_bits, self.narrow_weights)
             scales, bipolar = self.weight_scales.detach().double(), False
             flipped = scales < 0  # kernels of one bit only, see `weight_scales`
             bits = tuple(2 if turned else w for turned, w in zip(flipped.tolist(), bits, strict=True))
@@ -304,7 +310,8 @@ class QuantizedLayer(nn.Module):
         """
         if self.activation_scheme is None:
             step = float(self.activation_scale)
-            return quantize_activations(x, step, self.activation_bits, self.layer.signed_activations), step
+            bits, signed = self.activation_bits, self.layer.signed_activations
+            return quantize_activations(x, step, bits, signed, self.narrow_activations), step
         integers, steps = self.activation_scheme.integers(x, self.activation_bits, self.activation_scale, grouped=True)
         return integers, float(steps)
 

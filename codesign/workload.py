@@ -3,19 +3,24 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from codesign.checkpoint import save_tensors
 from codesign.data import TEXTS, Data, data_names, image_format, load_data
-from codesign.networks import create_network, default_data, load_weights
+from codesign.networks import create_network, default_data, is_file, load_weights
 from codesign.qag import convert
 from codesign.quantize import Calibration, QuantizedNetwork
 from codesign.tracing import Traced, trace
 from codesign.training import calibrate
 from hardware.errors import InputError
+from hardware.specification import read_yaml
 from policies.policy import Policy
+
+if TYPE_CHECKING:
+    from codesign.qonnx_import import ImportedNetwork
 
 QUANTIZED = "codesign-quantized-2"
 """Marks a file of `save_quantized`."""
@@ -36,6 +41,9 @@ class Workload:
         Folded graph and layers, with the weights that were given, or random ones.
     data:
         None when there is no data: images are random then (see `images`).
+    imported:
+        What a QONNX file says of weights, scales and widths; None for other networks, and where the weights come from
+        elsewhere.
     """
 
     network: str
@@ -44,6 +52,7 @@ class Workload:
     signed_input: bool
     data: Data | None
     seed: int
+    imported: "ImportedNetwork | None" = None
 
     def images(self, count: int) -> torch.Tensor:
         """The first ``count`` test images, float32 ``(count, C, H, W)``, or texts; random images without data."""
@@ -74,10 +83,11 @@ def load_workload(
     Parameters
     ----------
     network:
-        Built-in name or ``package.module:callable``.
+        Built-in name, ``package.module:callable``, or a QONNX file.
     data:
         Name of the data set; by default the built-in network's own, which is loaded only with ``weights``, and only if
-        it is more than an image format. Anybody's own network needs one, because it says how large an image is.
+        it is more than an image format. Anybody's own network needs one, because it says how large an image is; a QONNX
+        file says that itself.
     weights:
         State dict; without it the weights are random, from ``seed``. A file of `save_quantized` is left to
         `quantized_network`.
@@ -85,24 +95,29 @@ def load_workload(
         Whether ``weights`` may be a file of `save_quantized`.
     """
     chosen = data or default_data(network)
-    module = create_network(network, seed)
-    if chosen is None:
+    imported = _read_file(network, chosen) if is_file(network) else None
+    module = imported.module if imported else create_network(network, seed)
+    texts = load_data(chosen) if chosen in TEXTS else None  # they say themselves what they look like
+    image: tuple[tuple[int, ...], bool]
+    if imported:
+        image = imported.input_shape, imported.signed_input
+    elif texts:
+        image = texts.input_shape, False
+    elif chosen:
+        image = image_format(chosen)
+    else:
         raise InputError(
             f"network {network!r} has no data set of its own: pass --data, which also gives the image size."
         )
-    texts = load_data(chosen) if chosen in TEXTS else None  # they say themselves what they look like
-    shape, signed = (texts.input_shape, False) if texts else image_format(chosen)
+    shape, signed = image
     if weights is not None and _read_quantized(weights) is None:
         load_weights(module, weights)
     elif weights is not None and not quantized:
         raise InputError(
             f"{weights} holds a network quantized under a policy: pass float weights, such as its float.pt."
         )
-    loaded = texts or (load_data(chosen) if data or (weights and chosen in data_names()) else None)
-    if texts:
-        traced = convert(module, texts.train.batch(slice(EXAMPLES)))
-    else:
-        traced = read_network(module, image_format(chosen)[0], signed)
+    loaded = texts or (load_data(chosen) if chosen and (data or (weights and chosen in data_names())) else None)
+    traced = convert(module, texts.train.batch(slice(EXAMPLES))) if texts else read_network(module, shape, signed)
     if loaded is not None:
         scores = traced.graph_module(loaded.train.batch(slice(1))).shape[-1]
         if scores < len(loaded.classes):
@@ -110,10 +125,16 @@ def load_workload(
                 f"network {network!r} gives {scores} scores, but {chosen} has {len(loaded.classes)} classes: "
                 "use a network with one score per class."
             )
-    return Workload(network, traced, shape, signed, loaded, seed)
+    return Workload(network, traced, shape, signed, loaded, seed, imported if weights is None else None)
 
 
-def read_network(module: nn.Module, shape: tuple[int, int, int], signed: bool) -> Traced:
+def _read_file(network: str, data: str | None) -> "ImportedNetwork":
+    from codesign.qonnx_import import import_qonnx  # half a second that other networks need not pay
+
+    return import_qonnx(Path(network), image_format(data) if data else None)
+
+
+def read_network(module: nn.Module, shape: tuple[int, ...], signed: bool) -> Traced:
     """A network as one program for the machine, or, if it is none, as layers in what the host runs.
 
     Raises
@@ -137,7 +158,9 @@ def random_images(count: int, shape: tuple[int, ...], signed: bool, seed: int) -
 
 
 def quantized_network(workload: Workload, policy: Policy, weights: Path | None) -> QuantizedNetwork:
-    """The network under a policy: as `save_quantized` left it, or quantized now from its float weights."""
+    """The network under a policy: as `save_quantized` or a QONNX file has it, or quantized now from float weights."""
+    if workload.imported and workload.imported.policy.layers == policy.layers:
+        return workload.imported.quantized(workload.calibration())
     quantized = QuantizedNetwork(workload.traced, policy, workload.calibration())
     saved = _read_quantized(weights) if weights else None
     if saved is not None:
@@ -179,10 +202,15 @@ def _read_quantized(path: Path) -> dict | None:
 
 
 def choose_policy(workload: Workload, policy: Path | None, bits: tuple[int, int] | None) -> Policy:
-    """The policy of ``--policy`` or ``--bits``."""
+    """The policy of ``--policy`` or ``--bits``; without them a QONNX file's own."""
+    if workload.imported and policy is None and bits is None:
+        return workload.imported.policy
     if (policy is None) == (bits is None):
         raise InputError("expected exactly one of --policy and --bits: pass a policy file, or N or W,A.")
     if policy is not None:
-        return Policy.load(policy, workload.network, workload.traced.layers)
+        names = (workload.network, *([workload.imported.policy.network] if workload.imported else []))
+        chosen = Policy.from_mapping(read_yaml(policy), str(policy))
+        chosen.check(chosen.network if chosen.network in names else workload.network, workload.traced.layers)
+        return chosen
     assert bits is not None
     return Policy.uniform(workload.network, workload.traced.layers, *bits)

@@ -19,18 +19,19 @@ _FINE_GRID = torch.linspace(0.02, 1.0, 99)
 """The same for activations, whose tails are longer."""
 
 
-def levels(bits: int, signed: bool) -> tuple[int, int]:
+def levels(bits: int, signed: bool, narrow: bool = True) -> tuple[int, int]:
     """Smallest and largest integer of a width.
 
-    Unsigned: 0 to ``2**bits - 1``. Signed: symmetric, ``+-(2**(bits - 1) - 1)``, so that zero is in the middle; one
-    signed bit in two's complement can only be -1 or 0. Zero bits: only 0.
+    Unsigned: 0 to ``2**bits - 1``. Signed: symmetric, ``+-(2**(bits - 1) - 1)``, so that zero is in the middle, or, if
+    not narrow, from ``-2**(bits - 1)`` on, as imported networks may be; one signed bit in two's complement can only be
+    -1 or 0. Zero bits: only 0.
     """
     if bits == 0:
         return 0, 0
     if not signed:
         return 0, 2**bits - 1
     high = 2 ** (bits - 1) - 1
-    return (-high, high) if high else (-1, 0)
+    return (-high, high) if high and narrow else (-high - 1, high)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -55,10 +56,10 @@ def round_half_up(values: torch.Tensor) -> torch.Tensor:
 # Weights: scheme "symmetric", one scale per output channel.
 
 
-def _per_channel(weights: torch.Tensor, bits: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _per_channel(weights: torch.Tensor, bits: Sequence[int], narrow: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     if len(bits) != len(weights):
         raise InputError(f"expected {len(weights)} widths, one per kernel, got {len(bits)}: give one for each.")
-    pairs = torch.tensor([levels(width, signed=True) for width in bits], dtype=weights.dtype)
+    pairs = torch.tensor([levels(width, True, narrow) for width in bits], dtype=weights.dtype)
     shape = (-1, *[1] * (weights.ndim - 1))
     return pairs[:, 0].reshape(shape), pairs[:, 1].reshape(shape)
 
@@ -94,15 +95,19 @@ def weight_scales(weights: torch.Tensor, bits: Sequence[int]) -> torch.Tensor:
     return (best * sign).reshape(-1)
 
 
-def quantize_weights(weights: torch.Tensor, scales: torch.Tensor, bits: Sequence[int]) -> torch.Tensor:
+def quantize_weights(
+    weights: torch.Tensor, scales: torch.Tensor, bits: Sequence[int], narrow: bool = True
+) -> torch.Tensor:
     """Integers int64, shaped as ``weights``: the nearest levels at the given scales."""
-    low, high = _per_channel(weights, bits)
+    low, high = _per_channel(weights, bits, narrow)
     return round_half_up(weights.detach() / scales.reshape(low.shape)).clamp(low, high).long()
 
 
-def fake_quantize_weights(weights: torch.Tensor, scales: torch.Tensor, bits: Sequence[int]) -> torch.Tensor:
+def fake_quantize_weights(
+    weights: torch.Tensor, scales: torch.Tensor, bits: Sequence[int], narrow: bool = True
+) -> torch.Tensor:
     """``quantize_weights(...) * scales`` as floats; the gradient passes to ``weights`` everywhere, as in HAQ."""
-    low, high = _per_channel(weights, bits)
+    low, high = _per_channel(weights, bits, narrow)
     return _FakeQuantize.apply(weights, scales.reshape(low.shape), low, high, False)
 
 
@@ -121,12 +126,16 @@ def activation_scale(values: torch.Tensor, bits: int, signed: bool) -> float:
     return float(scales[errors.argmin()])
 
 
-def quantize_activations(values: torch.Tensor, scale: float, bits: int, signed: bool) -> torch.Tensor:
+def quantize_activations(
+    values: torch.Tensor, scale: float, bits: int, signed: bool, narrow: bool = True
+) -> torch.Tensor:
     """Integers int64: the nearest levels at the given step."""
-    return round_half_up(values.detach() / scale).clamp(*levels(bits, signed)).long()
+    return round_half_up(values.detach() / scale).clamp(*levels(bits, signed, narrow)).long()
 
 
-def fake_quantize_activations(values: torch.Tensor, scale: torch.Tensor, bits: int, signed: bool) -> torch.Tensor:
+def fake_quantize_activations(
+    values: torch.Tensor, scale: torch.Tensor, bits: int, signed: bool, narrow: bool = True
+) -> torch.Tensor:
     """``quantize_activations(...) * scale`` as floats; no gradient passes where a value is clipped."""
-    low, high = levels(bits, signed)
+    low, high = levels(bits, signed, narrow)
     return _FakeQuantize.apply(values, scale, low, high, True)

@@ -20,7 +20,8 @@ from hardware.files import check_writable, write_text
 from rtl.verilog import rtl_hash
 
 NetworkOption = Annotated[
-    str, typer.Option("--network", help="A built-in network (see `codesign list`) or package.module:callable.")
+    str,
+    typer.Option("--network", help="A built-in network (see `codesign list`), package.module:callable, or file.onnx."),
 ]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data set; the network's own by default.")]
 WeightsOption = Annotated[

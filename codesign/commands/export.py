@@ -1,4 +1,4 @@
-"""``codesign export``: the board package of a network under a policy."""
+"""``codesign export``: a network under a policy as a board package, or as a QONNX file."""
 
 import hashlib
 from pathlib import Path
@@ -21,15 +21,23 @@ from codesign.commands.common import (
     say,
 )
 from codesign.integers import IntegerNetwork
+from codesign.networks import is_file
 from codesign.package import check_destination, write_package
 from codesign.resources import accelerator_resources
 from codesign.workload import choose_policy, load_workload, quantized_network
 from hardware.accelerator import load_accelerator
 from hardware.board import load_board
+from hardware.errors import InputError
+from hardware.files import check_writable
 
 
 def command(
-    directory: Annotated[Path, typer.Option("--out", help="Folder of the package; an older package is replaced.")],
+    directory: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the package; an older package is replaced.")
+    ] = None,
+    qonnx: Annotated[
+        Path | None, typer.Option("--qonnx", help="Write the quantized network to this .onnx file, for other tools.")
+    ] = None,
     network: NetworkOption = "lenet",
     hardware: HardwareOption = "bitserial-tiny",
     board: Annotated[str, typer.Option("--board", help="A built-in board (see `codesign list`) or a YAML file.")] = (
@@ -42,23 +50,52 @@ def command(
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
-    """Write Verilog, the program with its weights, a test image with its scores, a manifest and a Vivado script."""
+    """Write a package for the board, a QONNX file, or both.
+
+    A package holds Verilog, the program with its weights, a test image with its scores, a manifest and a Vivado script.
+    """
     result = Result("export", json)
-    accelerator, target = load_accelerator(hardware), load_board(board)
-    accelerator_resources(accelerator)
+    if directory is None and qonnx is None:
+        raise InputError("expected --out for a package, --qonnx for a QONNX file, or both: pass one.")
+    if qonnx:
+        if not is_file(str(qonnx)):
+            raise InputError(f"--qonnx {qonnx}: expected a name that ends in .onnx.")
+        check_writable(qonnx)
+    accelerator = target = manifest = None
+    if directory:
+        accelerator, target = load_accelerator(hardware), load_board(board)
+        accelerator_resources(accelerator)
     workload = load_workload(network, seed, data, weights)
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
-    check_destination(directory, accelerator, target)
-    integers = IntegerNetwork(quantized_network(workload, chosen, weights))
-    origin = {"weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None, "seed": seed}
-    manifest = write_package(directory, chosen, accelerator, target, integers, workload.images(1), origin)
-    if weights is None:
+    if directory and accelerator and target:
+        check_destination(directory, accelerator, target)
+    quantized = quantized_network(workload, chosen, weights)
+    if qonnx:
+        from codesign.qonnx_export import export_qonnx, save_qonnx  # half a second that a package need not pay
+
+        model = export_qonnx(quantized, workload.input_shape)
+        save_qonnx(model, qonnx)
+        say(f"wrote {qonnx}: QONNX, {len(chosen.layers)} layers, {len(model.graph.node)} nodes")
+    if directory and accelerator and target:
+        integers = IntegerNetwork(quantized)
+        source = Path(network) if workload.imported else weights
+        origin = {"weights_sha256": hashlib.sha256(source.read_bytes()).hexdigest() if source else None, "seed": seed}
+        manifest = write_package(directory, chosen, accelerator, target, integers, workload.images(1), origin)
+        say(
+            f"wrote {directory}: {len(manifest['sha256']) + 1} files, a program of "
+            f"{manifest['program']['instructions']} instructions, "
+            f"{manifest['cycles']:,} cycles per image; check it with `codesign simulate --package {directory}`"
+        )
+    if weights is None and not workload.imported:
         note(f"weights are random (seed {seed}): pass --weights for a trained network")
-    say(
-        f"wrote {directory}: {len(manifest['sha256']) + 1} files, a program of "
-        f"{manifest['program']['instructions']} instructions, "
-        f"{manifest['cycles']:,} cycles per image; check it with `codesign simulate --package {directory}`"
-    )
     result.write(
-        {"network": network, "board": target.name, "out": str(directory), "manifest": manifest}, accelerator, seed
+        {
+            "network": network,
+            "board": target.name if target else None,
+            "out": str(directory) if directory else None,
+            "manifest": manifest,
+            "qonnx": str(qonnx) if qonnx else None,
+        },
+        accelerator,
+        seed,
     )

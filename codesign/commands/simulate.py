@@ -94,11 +94,11 @@ def command(
             report = simulate_layers(run, names, accelerator, waves, progress)
     _print_layers(f"{network} on {accelerator.name}, {images} image(s)", report)
     accuracy = None
-    if weights and workload.data and test_images != 0:
+    if (weights or workload.imported) and workload.data and test_images != 0:
         test = workload.data.test.take(slice(test_images))
         accuracy = integers.accuracy(test)
         say(f"accuracy on {len(test):,} held-out test images, by the same integer arithmetic: {accuracy:.2%}")
-    elif not weights:
+    elif not weights and not workload.imported:
         note(f"weights are random (seed {seed}): pass --weights for a trained network")
     result.write({"network": network, "images": images, "accuracy": accuracy, **report}, accelerator, seed)
     _exit(report)

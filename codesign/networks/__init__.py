@@ -52,6 +52,11 @@ def default_data(name: str) -> str | None:
     return _NETWORKS[name][1] if name in _NETWORKS else None
 
 
+def is_file(name: str) -> bool:
+    """Whether a network's name is that of a QONNX file."""
+    return name.endswith(".onnx")
+
+
 def create_network(name: str, seed: int) -> nn.Module:
     """A network with random weights.
 
@@ -59,21 +64,27 @@ def create_network(name: str, seed: int) -> nn.Module:
     ----------
     name:
         A built-in name (see `network_names`) or ``package.module:callable``: the callable takes no argument and
-        returns an ``nn.Module``. Modules in the current folder are found too.
+        returns an ``nn.Module``. Modules in the current folder are found too. Or a QONNX file, ``....onnx``, whose
+        weights come with it, see `codesign.qonnx_import`.
     seed:
         Seed of the initial weights. PyTorch's global random state is left as it was.
 
     Raises
     ------
     InputError
-        Unknown name, no such module or attribute, or a callable that fails or returns something else.
+        Unknown name, no such module or attribute, a callable that fails or returns something else, or a file that
+        cannot be taken.
     """
+    if is_file(name):
+        from codesign.qonnx_import import import_qonnx  # it imports what imports this
+
+        return import_qonnx(Path(name)).module
     if name in _NETWORKS:
         make = _NETWORKS[name][0]
     elif ":" in name:
         make = _find_callable(name)
     else:
-        raise unknown("network", name, [*network_names(), "package.module:callable"])
+        raise unknown("network", name, [*network_names(), "package.module:callable", "file.onnx"])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:

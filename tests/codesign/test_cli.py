@@ -87,6 +87,7 @@ def bad_files(directory: Path) -> None:
     (directory / "website" / "manifest.json").write_text('{"name": "my site"}')
     (directory / "website" / "index.html").write_text("<html></html>")
     (directory / "file").write_text("in the way")
+    (directory / "broken.onnx").write_text("no model")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,13 @@ def bad_files(directory: Path) -> None:
         ("search --weights quantized.pt", "quantized.pt holds a network quantized under a policy: pass float weights"),
         ("search --network few:scores --data digits --weights few.pt", "gives 9 scores, but digits has 10 classes"),
         ("export --bits 4 --out file", "cannot write file"),
+        ("export --bits 4", "expected --out for a package, --qonnx for a QONNX file, or both"),
+        ("export --bits 4 --qonnx lenet.pb", "--qonnx lenet.pb: expected a name that ends in .onnx"),
+        ("export --bits 4 --qonnx file/lenet.onnx", "cannot write file/lenet.onnx"),
+        ("export --bits 9 --qonnx lenet.onnx", "--bits '9': expected N or W,A"),
+        ("cost --network absent.onnx", "no QONNX file at absent.onnx"),
+        ("cost --network broken.onnx", "cannot read broken.onnx"),
+        ("search --network broken.onnx --data digits --out run", "cannot read broken.onnx"),
         ("export --bits 4 --out website", "website holds something that is not a package"),
         ("export --bits 4 --out package --board board.yaml", "is meant for xc7z020, but mine has xcvu9p"),
         ("cost --bits 4 --hardware named.yaml", "name: String should match pattern"),
@@ -375,6 +383,35 @@ def test_export_writes_a_package_that_simulate_confirms(cli: Cli, tmp_path: Path
     cli.json("export --bits 3,4 --out package")  # an older package is replaced
     assert (tmp_path / f"package/rtl/{TOP}.v").read_text() == (tmp_path / "kept.v").read_text()
     assert "bits: 3" in (tmp_path / "package/policy.yaml").read_text()
+
+
+def test_a_qonnx_file_is_a_network_like_any_other(cli: Cli, tmp_path: Path) -> None:
+    exported = cli.json("export --bits 3,4 --seed 5 --qonnx lenet.onnx")
+    assert (exported["out"], exported["manifest"], exported["qonnx"]) == (None, None, "lenet.onnx")
+    assert cli.json("cost --network lenet.onnx")["cycles"] == result_cycles(cli, "3,4")
+    original = cli.json("simulate --bits 3,4 --seed 5 --images 2")
+    result = cli.json("simulate --network lenet.onnx --images 2")
+    assert (result["mismatches"], result["score_mismatches"]) == (0, 0)
+    assert result["rtl_cycles"] == original["rtl_cycles"]
+    (tmp_path / "policy.yaml").write_text(Policy.uniform("lenet", LENET.layers, 3, 4).as_yaml())
+    assert cli.json("cost --network lenet.onnx --policy policy.yaml")["cycles"] == result_cycles(cli, "3,4")
+    assert cli.json("cost --network lenet.onnx --bits 2")["cycles"] == result_cycles(cli, "2")
+
+
+def result_cycles(cli: Cli, bits: str) -> int:
+    """Cycles of the built-in LeNet."""
+    return cli.json(f"cost --bits {bits}")["cycles"]
+
+
+def test_brevitas_network_runs_on_the_rtl(cli: Cli) -> None:
+    path = Path(__file__).parent / "data" / "brevitas_digits.onnx"
+    result = cli.json(f"simulate --network {path} --data digits --images 2")
+    assert (result["mismatches"], result["score_mismatches"]) == (0, 0)
+    assert result["rtl_cycles"] == result["model_cycles"]
+    assert result["accuracy"] > 0.97
+    packed = cli.json(f"export --network {path} --data digits --out package --qonnx again.onnx")
+    assert len(packed["manifest"]["weights_sha256"]) == 64
+    assert cli.json("simulate --network again.onnx --data digits --test-images 50")["mismatches"] == 0
 
 
 def test_somebody_elses_network_is_found_in_the_current_folder(cli: Cli, tmp_path: Path) -> None:
