@@ -33,7 +33,9 @@ from policies.space import Space
 from policies.task import Outcome, Task
 
 QPL, PRECISION = "qpl", "qpl-precision"
-GRADIENT_AGENTS = (QPL, PRECISION)
+AFTER_SCHEMES = {"qss": "uniform", "autoqnn": QPL}
+"""Agents that begin with a search for schemes (`codesign.scheme_run`), and who then searches for bits."""
+GRADIENT_AGENTS = (QPL, PRECISION, *AFTER_SCHEMES)
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def check_live_agent(name: str) -> None:
 def make_live_agent(name: str, task: Task, evaluator: FineTuneEvaluator, *, episodes: int, seed: int) -> Agent:
     """As `policies.agent.make_agent`, and the agents that learn on the network's own gradients."""
     check_live_agent(name)
-    if name in GRADIENT_AGENTS:
+    name = AFTER_SCHEMES.get(name, name)
+    if name in (QPL, PRECISION):
         return QplAgent(task, evaluator, episodes, seed, precision=name == PRECISION)
     return make_agent(name, task, episodes=episodes, seed=seed)

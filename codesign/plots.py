@@ -63,6 +63,30 @@ def pareto_front(points: Mapping[str, Sequence[tuple[float, float]]], reference:
     _save(figure, path)
 
 
+def scheme_probabilities(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Mean probability of every scheme over the vertices that offer it, by epoch; weights and inputs apart; as PNG.
+
+    Parameters
+    ----------
+    rows:
+        ``epoch, vertex, scheme, share``; a vertex's name ends in ``.weight`` or ``.input``.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", sharey=True)
+    for axes, (end, title) in zip(panels, ((".weight", "weights"), (".input", "inputs")), strict=True):
+        mine = [row for row in rows if row["vertex"].endswith(end)]
+        for scheme in dict.fromkeys(row["scheme"] for row in mine):
+            epochs = sorted({row["epoch"] for row in mine})
+            shares = [
+                [row["share"] for row in mine if (row["epoch"], row["scheme"]) == (epoch, scheme)] for epoch in epochs
+            ]
+            axes.plot([epoch + 1 for epoch in epochs], [np.mean(part) for part in shares], label=scheme)
+        axes.set(xlabel="epoch", title=title)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    panels[0].set(ylabel="probability, mean over layers", ylim=(0, 1))
+    _save(figure, path)
+
+
 def front_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points (cost, gain) that no other one beats: rising in both."""
     front: list[tuple[float, float]] = []

@@ -22,7 +22,7 @@ from codesign.training import FineTune, FineTuneEvaluator, kernel_deviations, we
 from codesign.weight_only import Scheme
 from codesign.workload import Workload, load_workload, save_quantized
 from hardware.accelerator import Accelerator
-from hardware.errors import InputError
+from hardware.errors import InputError, unknown
 from hardware.layer import Layer
 from hardware.oracle import Oracle, read_table
 from hardware.schedule import MAX_BITS
@@ -30,9 +30,10 @@ from policies.budget import NONE, Limits, parse_budgets
 from policies.co_design import MachineChoice
 from policies.costs import Costs
 from policies.evaluators import TableEvaluator
-from policies.policy import Policy
+from policies.policy import SYMMETRIC, UNIFORM, Policy
 from policies.rewards import make_reward
-from policies.space import Space
+from policies.schemes import ACTIVATION_SCHEMES, WEIGHT_SCHEMES
+from policies.space import Schemes, Space
 from policies.task import Evaluator, Task
 
 LOWEST_BITS = 2
@@ -42,15 +43,27 @@ FEATURES = 64
 
 @dataclass(frozen=True)
 class Choices:
-    """What a policy may choose: the options ``--lowest-bits``, ``--group``, ``--weights-only`` and ``--pin-ends``."""
+    """What a policy may choose: ``--lowest-bits``, ``--group``, ``--weights-only``, ``--pin-ends`` and the schemes.
+
+    Activations that can be negative stay ``uniform``: for them the machine has no other scheme within a program.
+    """
 
     lowest_bits: int = LOWEST_BITS
     group: int | None = None
     weights_only: bool = False
     pin_ends: bool = False
+    weight_scheme: str = SYMMETRIC
+    activation_scheme: str = UNIFORM
 
-    def space(self, network: str, layers: Sequence[Layer]) -> Space:
-        """The space of these choices."""
+    def space(self, network: str, layers: Sequence[Layer], schemes: Sequence[Schemes] | None = None) -> Space:
+        """The space of these choices; ``schemes`` of every layer instead of those of all."""
+        if schemes is None:
+            check_scheme("weights", self.weight_scheme, (SYMMETRIC, *WEIGHT_SCHEMES))
+            check_scheme("activations", self.activation_scheme, (UNIFORM, *ACTIVATION_SCHEMES))
+            schemes = [
+                (self.weight_scheme, UNIFORM if layer.signed_activations else self.activation_scheme)
+                for layer in layers
+            ]
         return Space(
             network,
             layers,
@@ -58,7 +71,14 @@ class Choices:
             activation_widths=None if self.weights_only else range(max(self.lowest_bits, 1), MAX_BITS + 1),
             group=self.group,
             pin_ends=self.pin_ends,
+            schemes=schemes,
         )
+
+
+def check_scheme(operand: str, name: str, known: Sequence[str]) -> None:
+    """Raise `InputError` unless a scheme is known."""
+    if name not in known:
+        raise unknown(f"scheme for {operand}", name, known)
 
 
 class Problem:
@@ -180,8 +200,13 @@ class LiveTask:
             raise InputError(f"network {problem.space.network!r} has no images here to judge a policy by: pass --data.")
         traced = self.workload.traced
         self.evaluator = FineTuneEvaluator(traced, self.workload.data, tune, seed, scheme)
-        self.task = problem.task(self.evaluator, weight_deviation(traced), kernel_deviations(traced))
+        self.pose(problem)
         self.digest = _digest(traced.graph_module)
+
+    def pose(self, problem: Problem) -> None:
+        """Another problem of the same network, for the same evaluator."""
+        traced = self.workload.traced
+        self.task: Task = problem.task(self.evaluator, weight_deviation(traced), kernel_deviations(traced))
 
     def test_images(self, count: int | None) -> Split:
         """The first ``count`` held-out images, or all."""

@@ -44,12 +44,13 @@ from codesign.commands.task_options import (
     train_network,
 )
 from codesign.data import Split
-from codesign.gradient_agents import check_live_agent, make_live_agent
+from codesign.gradient_agents import AFTER_SCHEMES, check_live_agent, make_live_agent
 from codesign.host_network import HostNetwork
 from codesign.networks import default_data
 from codesign.plots import bits_per_layer, learning_curve, pareto_front
 from codesign.program import build_program
 from codesign.resources import accelerator_resources, fitting_machines, resources_text
+from codesign.scheme_run import choose_schemes
 from codesign.search import CHECKPOINT, SearchResult, check_directory, search
 from codesign.tasks import Choices, LiveTask, Problem
 from codesign.text_training import perplexity
@@ -61,7 +62,7 @@ from hardware.accelerator import Accelerator
 from hardware.errors import InputError, unknown
 from hardware.files import check_writable, write_text
 from hardware.schedule import MAX_BITS
-from policies.policy import Policy
+from policies.policy import SYMMETRIC, UNIFORM, Policy
 from policies.space import Space
 
 
@@ -96,6 +97,21 @@ def command(
         bool,
         typer.Option("--co-design", help="Choose the accelerator, too, among those that fit the --hardware's device."),
     ] = False,
+    weight_scheme: Annotated[
+        str, typer.Option("--weight-scheme", help="Levels of weights: symmetric, or one of AutoQNN's, such as clip.")
+    ] = SYMMETRIC,
+    activation_scheme: Annotated[
+        str, typer.Option("--activation-scheme", help="Levels of inputs that are not negative: uniform, fixed or clip.")
+    ] = UNIFORM,
+    scheme_epochs: Annotated[
+        int, typer.Option("--scheme-epochs", min=1, help="With --agent qss or autoqnn: epochs that choose schemes.")
+    ] = 10,
+    scheme_bits: Annotated[
+        int, typer.Option("--scheme-bits", min=2, max=8, help="Bits of the schemes while they are chosen.")
+    ] = 3,
+    coarse: Annotated[
+        bool, typer.Option("--coarse", help="Choose one scheme for all weights, and one for all inputs.")
+    ] = False,
     threads: ThreadsOption = 1,
     json: JsonOption = None,
 ) -> None:
@@ -107,6 +123,9 @@ def command(
 
     With --co-design also accelerator.yaml, on which the policy is fastest; ratios are to the 8-bit cost on --hardware.
     With --scheme weights.pt instead of quantized.pt, whose accuracy is that of its float arithmetic.
+
+    With --agent qpl or qpl-precision an episode is an epoch of learning bits. With qss a scheme is learned for every
+    layer, and uniform bits are tried; with autoqnn the schemes, then the bits: also schemes.json, .csv and .png.
     """
     check_live_agent(agent)
     result = Result("search", json)
@@ -115,8 +134,9 @@ def command(
     accelerator = priced_accelerator(hardware)
     accelerator_resources(accelerator)
     layers = load_workload(network, seed, data).traced.layers
-    weight_scheme = _scheme(scheme, lowest_bits, group)
-    choices = Choices(lowest_bits, group, weights_only or weight_scheme is not None, pin_ends)
+    only = _scheme(scheme, lowest_bits, group)
+    choices = Choices(lowest_bits, group, weights_only or only is not None, pin_ends, weight_scheme, activation_scheme)
+    _check_schemes(agent, choices, only, co_design)
     space = choices.space(network, layers)
     if co_design:
         if lut:
@@ -139,6 +159,7 @@ def command(
         "fine_tune": repr(tune),
         "threads": threads,
         "scheme": scheme,
+        "schemes": [scheme_epochs, scheme_bits, coarse] if agent in AFTER_SCHEMES else None,
     }
     check_directory(directory, settings, resume)
     if resume and not (directory / CHECKPOINT).exists():
@@ -147,8 +168,16 @@ def command(
         weights = directory / "float.pt"
         if not (resume and weights.exists() and (directory / CHECKPOINT).exists()):
             train_network(network, data, train_epochs, seed, weights)
-    live = LiveTask(problem, data, weights, tune, seed, weight_scheme)
+    live = LiveTask(problem, data, weights, tune, seed, only)
     settings["weights"] = live.digest
+    if agent in AFTER_SCHEMES:
+        with progress_bar("epochs of schemes", scheme_epochs) as bar:
+            found_schemes = choose_schemes(
+                live.task, live.evaluator, directory, scheme_epochs, scheme_bits, coarse, seed, bar
+            )
+        space = choices.space(network, layers, found_schemes)
+        problem = Problem(space, accelerator, budget, reward, lut)
+        live.pose(problem)
     player = make_live_agent(agent, live.task, live.evaluator, episodes=episodes, seed=seed)
     begin = time.perf_counter()
     with progress_bar(f"{agent} episodes", episodes) as bar:
@@ -210,11 +239,26 @@ def command(
         "evaluations": len(live.task.asked),
         "ratios": {metric: best[f"{metric}_ratio"] for metric in problem.costs.tables},
         "bits": bits,
+        "schemes": [list(pair) for pair in space.schemes],
         "accelerator": machine.name,
         "scheme": scheme,
         "search_s": round(seconds, 3),
     }
     result.write(values, accelerator, seed)
+
+
+def _check_schemes(agent: str, choices: Choices, only: Scheme | None, co_design: bool) -> None:
+    if agent in AFTER_SCHEMES and (only or co_design or choices.group is not None or choices.weights_only):
+        raise InputError(
+            f"--agent {agent} chooses schemes of whole layers for one accelerator: leave out --scheme, --co-design, "
+            "--group and --weights-only."
+        )
+    named = (choices.weight_scheme, choices.activation_scheme) != (SYMMETRIC, UNIFORM)
+    if named and (only or agent in AFTER_SCHEMES):
+        raise InputError(
+            f"--weight-scheme and --activation-scheme do not go with {'--scheme' if only else f'--agent {agent}'}: "
+            "leave one of them out."
+        )
 
 
 def _scheme(name: str | None, lowest_bits: int, group: int | None) -> Scheme | None:

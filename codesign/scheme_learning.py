@@ -1,0 +1,201 @@
+"""QSS on a network: which of AutoQNN's schemes every layer's weights and input get, learned along with the weights.
+
+After Gong et al., "AutoQNN", JCST 39(2), 2024 (arXiv 2304.03782), section 3, see `policies.scheme_search`. Every
+quantizer is a mixture of its candidates, all at the same bits where they have them. What a candidate costs on the
+machine is its planes, and the mixture's expected cost enters the loss as QPL's does. Deviations: weights' levels are
+per channel, as on the machine, and candidates that a machine does not have can be left out.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from codesign.data import Split
+from codesign.quantize import Calibration, exchange, product
+from codesign.tracing import Traced
+from codesign.training import LARGEST_GRADIENT, batches, classification_loss
+from hardware.layer import Layer
+from policies.hardware_loss import HardwareLoss, ramp
+from policies.scheme_search import Candidate, SchemeSearch, candidates, temperature
+from policies.schemes import ACTIVATION_SCHEMES, WEIGHT_SCHEMES, activation_scheme, weight_scheme
+from policies.space import ACTIVATIONS, WEIGHTS, Schemes, machine_planes
+
+WEIGHT_RATE, SCHEME_RATE = 1e-3, 0.05
+"""Learning rates of SGD for the weights and of Adam for the schemes' states; ours, the paper states none."""
+STRENGTH = 10.0
+"""Weight of the hardware loss at the end of its ramp, as of QPL."""
+ON_MACHINE = ("binary", "ternary", "quaternary", "fixed", "clip", "pot"), ("fixed", "clip")
+"""Schemes of weights, and of activations that are not negative, that the machine runs within a program."""
+EVERY = WEIGHT_SCHEMES, ACTIVATION_SCHEMES
+"""All of them, of which some can only be trained."""
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of what the network gives for some of the examples, and their indices."""
+
+
+class MixedLayer(nn.Module):
+    """A convolution or linear layer whose weights and input are mixtures of schemes."""
+
+    def __init__(self, layer: Layer, source: Any, search: SchemeSearch, calibration: Calibration) -> None:
+        super().__init__()
+        self.layer, self._search = layer, search
+        self.weight = nn.Parameter(source.weight.detach().clone())
+        self.bias = nn.Parameter(source.bias.detach().clone())
+        self._vertices = vertices(layer)
+        offered = search.candidates(self._vertices[ACTIVATIONS])
+        samples = calibration.samples[layer.name]
+        self._input_parameters = [scheme.fit(samples, bits) for scheme, bits in offered]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output, as that of the module in whose place it is."""
+        x = self._search.mix(self._vertices[ACTIVATIONS], x, self._input_parameters)
+        offered = self._search.candidates(self._vertices[WEIGHTS])
+        fitted = [scheme.fit(self.weight, bits, per_channel=True) for scheme, bits in offered]
+        return product(x, self._search.mix(self._vertices[WEIGHTS], self.weight, fitted), self.bias, self.layer)
+
+
+def vertices(layer: Layer) -> tuple[str, str]:
+    """Names of the two quantizing vertices of a layer: its weights and its input."""
+    return f"{layer.name}.weight", f"{layer.name}.input"
+
+
+def scheme_search(
+    layers: Sequence[Layer],
+    bits: int,
+    seed: int,
+    offered: tuple[Sequence[str], Sequence[str]] = ON_MACHINE,
+    coarse: bool = False,
+) -> SchemeSearch:
+    """The mixtures of a network's layers.
+
+    Parameters
+    ----------
+    bits:
+        Of every scheme that has them; the others have their widest below.
+    offered:
+        Names of schemes for weights and for activations. Signed activations, to which the machine brings no more than
+        one of these, have ``fixed`` only.
+    coarse:
+        All weights share one choice, and all inputs of a kind.
+    """
+    weights = candidates([weight_scheme(name) for name in offered[WEIGHTS]], bits)
+    found: dict[str, Sequence[Candidate]] = {}
+    groups: dict[str, str] = {}
+    for layer in layers:
+        signed = layer.signed_activations
+        names = ("fixed",) if signed and offered is ON_MACHINE else offered[ACTIVATIONS]
+        own, entering = vertices(layer)
+        found[own], groups[own] = weights, "weights"
+        found[entering] = candidates([activation_scheme(name, signed) for name in names], bits)
+        groups[entering] = "signed inputs" if signed else "inputs"
+    return SchemeSearch(found, groups if coarse else None, seed=seed)
+
+
+class SchemeLearner:
+    """Trains a network's mixtures of schemes.
+
+    Parameters
+    ----------
+    traced:
+        The float network; it is left as it is.
+    images:
+        To learn from.
+    seed:
+        Of the images' order.
+    hardware:
+        Keeps the expected cost within a budget; None lets the task alone decide.
+    loss:
+        Instead of the labels' cross entropy.
+    train_weights:
+        Whether the weights learn along.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        search: SchemeSearch,
+        calibration: Calibration,
+        images: Split,
+        seed: int,
+        hardware: HardwareLoss | None = None,
+        loss: Loss | None = None,
+        train_weights: bool = True,
+    ) -> None:
+        self.search, self._images, self._hardware = search, images, hardware
+        self._loss = loss or (lambda scores, indices: classification_loss(scores, images.labels[indices]))
+        self._layers = traced.layers
+        self.network = deepcopy(traced.graph_module)
+        for layer in traced.layers:
+            source = self.network.get_submodule(layer.name)
+            exchange(self.network, source, MixedLayer(layer, source, search, calibration))
+        self._generator = torch.Generator().manual_seed(seed)
+        self._weights = [*self.network.parameters()] if train_weights else []
+        rates = [{"params": self._weights, "lr": WEIGHT_RATE}] if train_weights else []
+        self._sgd = torch.optim.SGD(rates, WEIGHT_RATE, momentum=0.9) if rates else None
+        self._adam = torch.optim.Adam(search.parameters(), SCHEME_RATE)
+
+    def epoch(
+        self, number: int, epochs: int, batch: int = 64, first: float = 1.0, gamma: float = 1.0
+    ) -> dict[str, Any]:
+        """One epoch of ``epochs``, counted from 0.
+
+        Parameters
+        ----------
+        first, gamma:
+            Of the temperature's schedule, see `policies.scheme_search.temperature`.
+
+        Returns
+        -------
+        Probabilities of the schemes by vertex and name.
+        """
+        self.network.train()
+        parts = batches(len(self._images), batch, self._generator)
+        for index, indices in enumerate(parts):
+            now = number + index / len(parts)
+            self.search.draw(temperature(now, epochs, first, gamma))
+            loss = self._loss(self.network(self._images.batch(indices)), indices).double()
+            if self._hardware:
+                loss = loss + STRENGTH * ramp(now / epochs) * self._hardware(self._used(self._hardware)).sum()
+            self._adam.zero_grad()
+            if self._sgd:
+                self._sgd.zero_grad()
+            loss.backward()
+            if self._sgd:
+                nn.utils.clip_grad_norm_(self._weights, LARGEST_GRADIENT)
+                self._sgd.step()
+            self._adam.step()
+        return self.probabilities()
+
+    def _used(self, hardware: HardwareLoss) -> torch.Tensor:
+        """Share of each budget that the mixtures use on average."""
+        planes, shares = [], []
+        for operand in (WEIGHTS, ACTIVATIONS):
+            rows, parts = [], []
+            for layer in self._layers:
+                vertex = vertices(layer)[operand]
+                offered = self.search.candidates(vertex)
+                rows.append([machine_planes(scheme.name, operand, layer)[bits] for scheme, bits in offered])
+                parts.append(self.search.shares(vertex))
+            most = max(map(len, rows))  # signed inputs have fewer candidates: the rest has no share
+            planes.append(torch.tensor([[*row, *[row[-1]] * (most - len(row))] for row in rows], dtype=torch.float64))
+            shares.append(torch.stack([nn.functional.pad(part, (0, most - len(part))) for part in parts]))
+        return hardware.used(*planes, *shares)
+
+    def probabilities(self) -> dict[str, dict[str, float]]:
+        """softmax(theta) by vertex and scheme."""
+        found = {}
+        for layer in self._layers:
+            for vertex in vertices(layer):
+                names = [scheme.name for scheme, _ in self.search.candidates(vertex)]
+                found[vertex] = dict(zip(names, self.search.probabilities(vertex).tolist(), strict=True))
+        return found
+
+    def schemes(self) -> list[Schemes]:
+        """The likeliest schemes of every layer's weights and input."""
+        return [
+            (self.search.choice(own)[0].name, self.search.choice(entering)[0].name)
+            for own, entering in map(vertices, self._layers)
+        ]

@@ -1,0 +1,88 @@
+"""The part of a search run that comes before the bits: which scheme every layer gets; done once, then read back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from codesign.plots import scheme_probabilities
+from codesign.scheme_learning import SchemeLearner, scheme_search
+from codesign.training import FineTuneEvaluator
+from hardware.errors import InputError
+from hardware.files import replacing, write_text
+from policies.hardware_loss import HardwareLoss, budget_targets
+from policies.space import Schemes
+from policies.task import Task
+
+SCHEMES = "schemes.json"
+CURVES = "schemes.csv"
+PICTURE = "schemes.png"
+
+
+def choose_schemes(
+    task: Task,
+    evaluator: FineTuneEvaluator,
+    directory: Path,
+    epochs: int,
+    bits: int,
+    coarse: bool,
+    seed: int,
+    progress: Callable[[int], None],
+) -> list[Schemes]:
+    """Learn the schemes, or read what was learned here before with the same settings.
+
+    Parameters
+    ----------
+    task:
+        Its budgets are kept, on average over the mixtures.
+    directory:
+        Gets `SCHEMES`, `CURVES` (probabilities by epoch, vertex and scheme) and `PICTURE`.
+    bits, coarse:
+        As of `codesign.scheme_learning.scheme_search`.
+
+    Raises
+    ------
+    InputError
+        ``directory`` holds schemes that were learned with other settings, or a file that cannot be read.
+    """
+    settings = {"epochs": epochs, "bits": bits, "coarse": coarse, "seed": seed, "budgets": str(task.limits.budgets)}
+    path = directory / SCHEMES
+    if path.exists():
+        return _read(path, settings)
+    directory.mkdir(parents=True, exist_ok=True)
+    layers = evaluator.traced.layers
+    budgets = task.limits.budgets
+    learner = SchemeLearner(
+        evaluator.traced,
+        scheme_search(layers, bits, seed, coarse=coarse),
+        evaluator.calibration,
+        evaluator.train,
+        seed,
+        HardwareLoss(budget_targets(budgets, task.costs)) if budgets else None,
+    )
+    rows: list[dict[str, Any]] = []
+    for epoch in range(epochs):
+        for vertex, shares in learner.epoch(epoch, epochs).items():
+            rows += [{"epoch": epoch, "vertex": vertex, "scheme": name, "share": p} for name, p in shares.items()]
+        progress(epoch + 1)
+    with replacing(directory / CURVES) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+    scheme_probabilities(rows, directory / PICTURE)
+    found = learner.schemes()
+    write_text(path, json.dumps({"settings": settings, "schemes": found}, indent=1) + "\n")
+    return found
+
+
+def _read(path: Path, settings: dict[str, Any]) -> list[Schemes]:
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        theirs, found = saved["settings"], [(str(w), str(a)) for w, a in saved["schemes"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({error}): choose another --out.") from None
+    if theirs != settings:
+        raise InputError(
+            f"the schemes in {path} were learned with {theirs}, now {settings}: repeat those, or choose another --out."
+        )
+    return found
