@@ -19,6 +19,8 @@ from codesign.tracing import Traced
 from codesign.training import LARGEST_GRADIENT, batches, classification_loss
 from hardware.layer import Layer
 from policies.hardware_loss import HardwareLoss, ramp
+from policies.scheme_base import Scheme
+from policies.scheme_constants import Constants
 from policies.scheme_search import Candidate, SchemeSearch, candidates, temperature
 from policies.schemes import ACTIVATION_SCHEMES, WEIGHT_SCHEMES, activation_scheme, weight_scheme
 from policies.space import ACTIVATIONS, WEIGHTS, Schemes, machine_planes
@@ -39,9 +41,11 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class MixedLayer(nn.Module):
     """A convolution or linear layer whose weights and input are mixtures of schemes."""
 
-    def __init__(self, layer: Layer, source: Any, search: SchemeSearch, calibration: Calibration) -> None:
+    def __init__(
+        self, layer: Layer, source: Any, search: SchemeSearch, calibration: Calibration, per_channel: bool = True
+    ) -> None:
         super().__init__()
-        self.layer, self._search = layer, search
+        self.layer, self._search, self._per_channel = layer, search, per_channel
         self.weight = nn.Parameter(source.weight.detach().clone())
         self.bias = nn.Parameter(source.bias.detach().clone())
         self._vertices = vertices(layer)
@@ -53,7 +57,7 @@ class MixedLayer(nn.Module):
         """The layer's output, as that of the module in whose place it is."""
         x = self._search.mix(self._vertices[ACTIVATIONS], x, self._input_parameters)
         offered = self._search.candidates(self._vertices[WEIGHTS])
-        fitted = [scheme.fit(self.weight, bits, per_channel=True) for scheme, bits in offered]
+        fitted = [scheme.fit(self.weight, bits, self._per_channel) for scheme, bits in offered]
         return product(x, self._search.mix(self._vertices[WEIGHTS], self.weight, fitted), self.bias, self.layer)
 
 
@@ -67,7 +71,9 @@ def scheme_search(
     bits: int,
     seed: int,
     offered: tuple[Sequence[str], Sequence[str]] = ON_MACHINE,
+    machine: bool = True,
     coarse: bool = False,
+    constants: Constants = "optimal",
 ) -> SchemeSearch:
     """The mixtures of a network's layers.
 
@@ -76,22 +82,35 @@ def scheme_search(
     bits:
         Of every scheme that has them; the others have their widest below.
     offered:
-        Names of schemes for weights and for activations. Signed activations, to which the machine brings no more than
-        one of these, have ``fixed`` only.
+        Names of schemes for weights and for activations.
+    machine:
+        Offer only what the machine runs within a program: of signed activations that is ``fixed``.
     coarse:
-        All weights share one choice, and all inputs of a kind.
+        All weights share one choice, and all inputs, as far as they are offered the same.
+    constants:
+        Of pot.
     """
-    weights = candidates([weight_scheme(name) for name in offered[WEIGHTS]], bits)
     found: dict[str, Sequence[Candidate]] = {}
     groups: dict[str, str] = {}
     for layer in layers:
         signed = layer.signed_activations
-        names = ("fixed",) if signed and offered is ON_MACHINE else offered[ACTIVATIONS]
-        own, entering = vertices(layer)
-        found[own], groups[own] = weights, "weights"
-        found[entering] = candidates([activation_scheme(name, signed) for name in names], bits)
-        groups[entering] = "signed inputs" if signed else "inputs"
+        inputs = ("fixed",) if signed and machine else offered[ACTIVATIONS]
+        schemes = (
+            [weight_scheme(name, constants) for name in offered[WEIGHTS]],
+            [activation_scheme(name, signed) for name in inputs],
+        )
+        for operand, vertex in enumerate(vertices(layer)):
+            own = candidates(schemes[operand], bits)
+            if machine:
+                own = tuple((one, _widest(one, width, operand, layer)) for one, width in own)
+            found[vertex] = own
+            groups[vertex] = f"{operand}: {[(one.name, one.signed, width) for one, width in own]}"
     return SchemeSearch(found, groups if coarse else None, seed=seed)
+
+
+def _widest(scheme: Scheme, bits: int, operand: int, layer: Layer) -> int:
+    """The scheme's widest width up to ``bits`` that the machine has."""
+    return max(width for width in machine_planes(scheme.name, operand, layer) if width <= bits)
 
 
 class SchemeLearner:
@@ -111,6 +130,8 @@ class SchemeLearner:
         Instead of the labels' cross entropy.
     train_weights:
         Whether the weights learn along.
+    per_channel:
+        Fit the weights' levels to every output channel, as on the machine, or to the whole tensor, as in the paper.
     """
 
     def __init__(
@@ -123,6 +144,7 @@ class SchemeLearner:
         hardware: HardwareLoss | None = None,
         loss: Loss | None = None,
         train_weights: bool = True,
+        per_channel: bool = True,
     ) -> None:
         self.search, self._images, self._hardware = search, images, hardware
         self._loss = loss or (lambda scores, indices: classification_loss(scores, images.labels[indices]))
@@ -130,7 +152,7 @@ class SchemeLearner:
         self.network = deepcopy(traced.graph_module)
         for layer in traced.layers:
             source = self.network.get_submodule(layer.name)
-            exchange(self.network, source, MixedLayer(layer, source, search, calibration))
+            exchange(self.network, source, MixedLayer(layer, source, search, calibration, per_channel))
         self._generator = torch.Generator().manual_seed(seed)
         self._weights = [*self.network.parameters()] if train_weights else []
         rates = [{"params": self._weights, "lr": WEIGHT_RATE}] if train_weights else []
