@@ -1,0 +1,71 @@
+"""Recurrent networks end to end: trained, their bits learned, fine-tuned, and their gate matrices run on the RTL."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from agents import codesign
+from common import markdown, write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=["lstm-classifier", "lstm-lm"])
+    parser.add_argument("--train-epochs", type=int, nargs="+", default=[10, 8], help="One per network.")
+    parser.add_argument("--budgets", nargs="+", default=["latency=0.22", "latency=0.15"], help="One per network.")
+    parser.add_argument("--hardware", default="bitserial-tiny")
+    parser.add_argument("--weight-scheme", default="clip")
+    parser.add_argument("--episodes", type=int, default=6)
+    parser.add_argument("--tune-images", type=int, default=4000)
+    parser.add_argument("--tune-epochs", type=int, default=2)
+    parser.add_argument("--tune-rate", type=float, default=0.02)
+    parser.add_argument("--out", type=Path, default=Path("runs/recurrent"), help="Continued, if it is there.")
+    options = parser.parse_args()
+
+    rows, machine = [], ["--hardware", options.hardware]
+    for network, epochs, budget in zip(options.networks, options.train_epochs, options.budgets, strict=True):
+        folder = options.out / network
+        arguments = ["search", "--network", network, *machine, "--agent", "qpl", "--budget", budget, "--resume"]
+        arguments += ["--weight-scheme", options.weight_scheme, "--train-epochs", str(epochs), "--out", str(folder)]
+        for name in ("episodes", "tune_images", "tune_epochs", "tune_rate"):
+            arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+        found = codesign(arguments, folder.with_suffix(".json"))
+        files = ["--policy", str(folder / "policy.yaml"), "--weights", str(folder / "quantized.pt")]
+        ran = codesign(
+            ["simulate", "--network", network, *machine, *files, "--images", "1", "--test-images", "0"],
+            folder.with_suffix(".simulate.json"),
+        )
+        widths = pd.DataFrame(found["bits"], columns=["weights", "activations"]).mean()
+        words = found["perplexity"] is not None
+        rows.append(
+            {
+                "network": network,
+                "budget": f"{budget}, used {found['budget_used']:.1%}",
+                "weights": ", ".join(f"{row['name']} {row['bits'][0]}" for row in ran["layers"]),
+                "inputs": ", ".join(str(row["bits"][1]) for row in ran["layers"]),
+                "mean bits": f"{widths['weights']:.2f}, {widths['activations']:.2f}",
+                "accuracy, full precision": f"{found['accuracy']:.2%}, {found['accuracy_full_precision']:.2%}",
+                "perplexity, full precision": f"{found['perplexity']:.1f}, {found['perplexity_full_precision']:.1f}"
+                if words
+                else "",
+                "outputs on the RTL": f"{sum(row['outputs'] for row in ran['layers']):,}",
+                "mismatches": ran["mismatches"],
+                "RTL cycles": f"{ran['rtl_cycles']:,}",
+                "cycle error": ran["rtl_cycles"] - ran["model_cycles"],
+            }
+        )
+    write_report(
+        "recurrent",
+        "Recurrent networks",
+        [
+            f"`{options.hardware}`; weights in scheme `{options.weight_scheme}`, bits by QPL in {options.episodes} "
+            f"epochs, fine-tuned on {options.tune_images:,} texts; texts of Python's own library. Accuracy of a "
+            "language model is that of the next word. One text on the RTL, gate matrices at every step included; the "
+            "host squashes and multiplies the gates.",
+            markdown(pd.DataFrame(rows)),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
