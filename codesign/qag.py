@@ -149,6 +149,11 @@ def convert(module: nn.Module, example: torch.Tensor | tuple[Any, ...]) -> Trace
 
 def _layer(path: str, module: Any, use: _Use) -> Layer:
     """A layer's shape from what it was given; an input of several positions, such as steps, is a row of pixels."""
+    base = next(kind for kind in _LAYERS if isinstance(module, kind))
+    if any(getattr(type(module), name, None) is not getattr(base, name, None) for name in ("forward", "_conv_forward")):
+        raise InputError(
+            f"{path}: {type(module).__name__} is no plain {base.__name__}, it computes in a way of its own"
+        )
     shapes = {tuple(one.shape[1:]) for one in use.inputs}
     if len(shapes) > 1:
         raise InputError(f"{path}: used on inputs of different shapes, {' and '.join(map(str, sorted(shapes)))}")

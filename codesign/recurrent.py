@@ -18,6 +18,7 @@ from hardware.errors import InputError
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 """Gates by PyTorch's name of the mode."""
+_PLAIN = {kind.forward for kind in (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)}
 State = tuple[torch.Tensor, ...]
 """The hidden state, and of an LSTM the cell's: ``(N, H)`` each."""
 
@@ -161,6 +162,9 @@ def expand(module: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     mine: dict[nn.Module, nn.Module] = {}
     for path, child in list(module.named_modules(remove_duplicate=False)):
         if not isinstance(child, nn.RNNBase | nn.RNNCellBase):
+            continue
+        if type(child).forward not in _PLAIN:
+            refused[path] = f"{type(child).__name__} computes in a way of its own"
             continue
         if child not in mine:
             try:

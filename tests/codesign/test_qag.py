@@ -145,6 +145,18 @@ def test_batch_norm_is_folded_and_the_module_left_as_it_was():
     assert sum(isinstance(child, nn.BatchNorm2d) for child in module.modules()) == 6
 
 
+class Padded(nn.Conv1d):
+    """A convolution that does more than its class says."""
+
+    def forward(self, x):
+        return super().forward(F.pad(x, (1, 0)))
+
+
+class Doubled(nn.GRU):
+    def forward(self, x):
+        return (torch.cat([super().forward(x)[0]] * 2, 2),)
+
+
 class Odd(nn.Module):
     """All that cannot be converted, and a shared layer, tied weights and control flow that can."""
 
@@ -157,6 +169,8 @@ class Odd(nn.Module):
         self.sizes = nn.Conv1d(8, 8, 2)
         self.free = nn.Parameter(torch.randn(8, 8))
         self.unused = nn.Linear(3, 3)
+        self.padded = Padded(8, 8, 2)
+        self.doubled = Doubled(8, 4, batch_first=True)
         self.last = nn.Linear(8, 30)
         self.last.weight = self.embedding.weight
 
@@ -167,6 +181,7 @@ class Odd(nn.Module):
         x = self.norm(self.shared(x))
         x = self.circular(torch.relu(self.shared(torch.relu(x))))
         x = self.sizes(self.sizes(x)).transpose(1, 2)
+        x = self.padded(self.doubled(x)[0].transpose(1, 2)).transpose(1, 2)
         return self.last(F.linear(x, self.free) @ self.free)
 
 
@@ -180,10 +195,12 @@ def test_what_is_not_converted_is_named_with_its_path():
         "the module itself: linear outside a layer",
         "the module itself: matmul outside a layer",
         "unused: never ran",
+        "padded: Padded is no plain Conv1d",
+        "doubled: Doubled computes in a way of its own",
         "norm: not folded, the module cannot be traced",
     ):
         assert sum(fragment in text for text in traced.unconverted) == 1, fragment
-    assert len(traced.unconverted) == 6
+    assert len(traced.unconverted) == 8 + ("gru outside" in " ".join(traced.unconverted))
 
 
 def test_tied_weights_stay_tied_and_shared_layers_shared():
