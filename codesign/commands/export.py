@@ -66,6 +66,10 @@ def command(
         accelerator, target = load_accelerator(hardware), load_board(board)
         accelerator_resources(accelerator)
     workload = load_workload(network, seed, data, weights)
+    if workload.traced.host:
+        raise InputError(
+            f"only a network that is one program is exported, of this one the layers alone run: {workload.traced.host}"
+        )
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
     if directory and accelerator and target:
         check_destination(directory, accelerator, target)

@@ -1,14 +1,19 @@
 """Networks whose layers alone are the machine's: exact sums, and the same numbers as the fake-quantized network."""
 
+import json
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from typer.testing import CliRunner
 
+from codesign.cli import app
 from codesign.host_network import HostNetwork, executable
 from codesign.qag import convert
 from codesign.quantize import Calibration, QuantizedNetwork
 from codesign.simulate import simulate_layers
 from hardware.accelerator import load_accelerator
+from hardware.errors import InputError
 from policies.policy import Policy
 
 
@@ -54,3 +59,31 @@ def test_the_layers_run_on_the_machine_bit_for_bit_and_the_model_counts_every_st
     rows = {row["name"]: row for row in report["layers"]}
     assert rows["state.hh_l0"]["outputs"] == 2 * 6 * 15
     assert rows["state.hh_l0"]["rtl_cycles"] % 6 == 0
+
+
+def test_the_command_line_prices_and_simulates_it_and_refuses_to_export_a_program(tmp_path, monkeypatch):
+    (tmp_path / "rows_of_digits.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Rows(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.rnn, self.last = nn.LSTM(8, 10, batch_first=True), nn.Linear(10, 10)\n\n"
+        "    def forward(self, x):\n"
+        "        return self.last(self.rnn(x[:, 0])[0][:, -1])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    runner, network = CliRunner(), ["--network", "rows_of_digits:Rows", "--data", "digits", "--bits", "3,4"]
+    done = runner.invoke(app, ["simulate", *network, "--images", "2", "--json", "s.json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert [row["name"] for row in report["layers"]] == ["rnn.ih_l0", "rnn.hh_l0", "last"]
+    assert report["mismatches"] == 0
+    assert report["rtl_cycles"] == report["model_cycles"]
+    assert runner.invoke(app, ["cost", *network, "--json", "c.json"]).exit_code == 0
+    priced = json.loads((tmp_path / "c.json").read_text())
+    assert [row["name"] for row in priced["layers"]] == ["rnn.ih_l0", "rnn.hh_l0", "last"]
+    assert priced["cycles"] == sum(row["cycles"] for row in priced["layers"])
+    refused = runner.invoke(app, ["export", *network, "--out", "package"])
+    assert isinstance(refused.exception, InputError)
+    assert "only a network that is one program is exported" in str(refused.exception)
+    assert not (tmp_path / "package").exists()

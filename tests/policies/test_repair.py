@@ -13,7 +13,7 @@ from hardware.layer import Layer
 from hardware.oracle import Oracle
 from policies.budget import Limits, parse_budgets
 from policies.costs import Costs
-from policies.repair import repair
+from policies.repair import repair, shift
 from policies.space import Space
 
 
@@ -161,3 +161,22 @@ def test_it_is_near_the_best_policy_of_all():
         assert ratios[falling][-1] >= 1 - 1e-9
     assert np.mean(ratios[True]) < 1.1
     assert np.mean(ratios[False]) < 1.3
+
+
+def test_a_shift_moves_all_bits_alike_as_far_as_the_budget_lets_them():
+    there = limits(products([3, 1]), "latency=0.4")
+    widths = [variable.widths for variable in there.costs.space.variables]
+    bits = np.array([3.2, 5.1, 4.4, 6.9])
+    found = shift(bits, there, widths)
+    assert there.used(found) <= 1
+    # Bits that a little more would round up use too much: no larger offset fits.
+    offsets = np.arange(-8, 8, 1e-3)
+    fitting = []
+    for offset in offsets:
+        moved = np.clip(np.floor(bits + offset + 0.5), 2, 8).astype(int)
+        if there.used(moved) <= 1:
+            fitting.append(moved)
+    assert (found == fitting[-1]).all()
+    assert (shift(bits, limits(products([3, 1]), "none"), widths) == 8).all()
+    with pytest.raises(InputError, match="narrowest"):
+        shift(bits, there, [(8,)] * 4)
