@@ -15,7 +15,8 @@ from codesign.data import TEXTS, Data, load_data
 from codesign.networks import create_network, load_weights
 from codesign.networks.lstm_classifier import LSTMClassifier
 from codesign.qag import convert
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.training import accuracy, train
 from policies.policy import Policy
 

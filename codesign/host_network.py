@@ -11,7 +11,9 @@ import torch
 
 from codesign.data import Split
 from codesign.integers import IntegerNetwork, IntegerRun, LayerRun, exact_sums
-from codesign.quantize import QuantizedLayer, QuantizedNetwork, watched
+from codesign.quantize import QuantizedNetwork
+from codesign.quantized_layer import QuantizedLayer
+from codesign.quantizer_fit import watched
 from hardware.operands import Operands
 
 

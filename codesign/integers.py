@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from codesign.data import Split
-from codesign.quantize import QuantizedLayer, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantized_layer import QuantizedLayer
 from codesign.tracing import node_kind
 from hardware.arithmetic import (
     ACTIVATION_SHIFT,

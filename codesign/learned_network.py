@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from codesign.quantize import Calibration, QuantizedNetwork, exchange, product
+from codesign.quantize import QuantizedNetwork, exchange
+from codesign.quantized_layer import product
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced
 from hardware.layer import Layer
 from hardware.schedule import MAX_BITS

@@ -28,7 +28,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
-from codesign.quantize import QuantizedLayer, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantized_layer import QuantizedLayer
 from codesign.tracing import node_kind
 from hardware.errors import InputError
 from hardware.files import replacing

@@ -28,7 +28,8 @@ from codesign.qonnx_constants import QUANTS, Constant, attributes, evaluate, ref
 from codesign.qonnx_export import LARGEST, NETWORK, POLICY
 from codesign.qonnx_graph import BATCH, Builder, ImportedLayer, Value
 from codesign.qonnx_operators import HANDLERS
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced, trace
 from hardware.errors import InputError
 from policies.policy import ActivationChoice, LayerPolicy, Policy, WeightChoice

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from codesign.data import Split
-from codesign.quantize import Calibration, exchange, product
+from codesign.quantize import exchange
+from codesign.quantized_layer import product
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced
 from codesign.training import LARGEST_GRADIENT, batches, classification_loss
 from hardware.layer import Layer

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from codesign.data import Data, Split, stratified
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced
 from codesign.weight_only import Scheme, WeightOnlyNetwork
 from hardware.errors import InputError

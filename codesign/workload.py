@@ -12,7 +12,8 @@ from codesign.checkpoint import save_tensors
 from codesign.data import TEXTS, Data, data_names, image_format, load_data
 from codesign.networks import create_network, default_data, is_file, load_weights
 from codesign.qag import convert
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced, trace
 from codesign.training import calibrate
 from hardware.errors import InputError

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from codesign.cli import app
 from codesign.host_network import HostNetwork, executable
 from codesign.qag import convert
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.simulate import simulate_layers
 from hardware.accelerator import load_accelerator
 from hardware.errors import InputError

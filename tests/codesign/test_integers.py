@@ -14,7 +14,8 @@ from torch import nn
 from codesign.data import load_data
 from codesign.integers import IntegerNetwork
 from codesign.networks import create_network
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import trace
 from codesign.training import train
 from hardware.errors import InputError

@@ -9,7 +9,8 @@ from torch import fx, nn
 
 from codesign.integers import IntegerNetwork
 from codesign.operations import Operation, Operations, list_operations
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import trace
 from hardware.errors import InputError
 from policies.policy import Policy

@@ -11,7 +11,8 @@ from torch import nn
 from codesign.integers import IntegerNetwork
 from codesign.networks import create_network
 from codesign.program import POISON, Program, Step, build_program
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import trace
 from hardware.accelerator import Accelerator, Memory
 from hardware.arithmetic import to_activations

@@ -10,7 +10,8 @@ from torch import nn
 
 from codesign.networks import create_network
 from codesign.qag import convert
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import trace
 from hardware.errors import InputError
 from hardware.layer import Layer

@@ -11,7 +11,8 @@ from torch import nn
 from codesign.integers import IntegerNetwork
 from codesign.qonnx_export import POLICY, export_qonnx, save_qonnx
 from codesign.qonnx_import import import_qonnx
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced, trace
 from codesign.workload import load_workload, quantized_network
 from hardware.errors import InputError

@@ -11,7 +11,7 @@ from codesign.data import load_data
 from codesign.integers import IntegerNetwork
 from codesign.qonnx_export import export_qonnx, save_qonnx
 from codesign.qonnx_import import import_qonnx
-from codesign.quantize import Calibration
+from codesign.quantizer_fit import Calibration
 from codesign.workload import load_workload, quantized_network
 from hardware.errors import InputError
 from policies.policy import ActivationChoice, LayerPolicy, Policy, WeightChoice

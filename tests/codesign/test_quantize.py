@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.tracing import trace
 from hardware.errors import InputError
 from policies.policy import ActivationChoice, LayerPolicy, Policy, WeightChoice

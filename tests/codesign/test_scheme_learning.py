@@ -12,7 +12,7 @@ from codesign.cli import app
 from codesign.data import ImageSplit, load_data
 from codesign.networks import create_network
 from codesign.qag import convert
-from codesign.quantize import Calibration
+from codesign.quantizer_fit import Calibration
 from codesign.scheme_learning import EVERY, ON_MACHINE, SchemeLearner, scheme_search, vertices
 from codesign.tracing import trace
 from codesign.training import train

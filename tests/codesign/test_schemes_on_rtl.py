@@ -8,7 +8,8 @@ from codesign.host_network import HostNetwork, executable
 from codesign.integers import IntegerNetwork
 from codesign.program import build_program
 from codesign.qag import convert
-from codesign.quantize import Calibration, QuantizedNetwork
+from codesign.quantize import QuantizedNetwork
+from codesign.quantizer_fit import Calibration
 from codesign.simulate import simulate_layers, simulate_network
 from codesign.tracing import trace
 from hardware.accelerator import load_accelerator
