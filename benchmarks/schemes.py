@@ -76,9 +76,9 @@ def main() -> None:
         f"schemes_{options.network}",
         f"AutoQNN's schemes on {options.network}",
         [
-            f"Weights of all layers but the first and the last, which have 8 bits; {options.activation_bits}-bit uniform "
-            f"activations; {options.tune_epochs} epochs of fine-tuning on {options.tune_images:,} images; test accuracy "
-            f"on {len(test):,} images in integer arithmetic, full precision "
+            f"Weights of all layers but the first and the last, which have 8 bits; {options.activation_bits}-bit "
+            f"uniform activations; {options.tune_epochs} epochs of fine-tuning on {options.tune_images:,} images; test "
+            f"accuracy on {len(test):,} images in integer arithmetic, full precision "
             f"{accuracy(workload.traced.graph_module, test):.2%}. One image on the RTL of `{options.hardware}`.",
             markdown(pd.DataFrame(rows).fillna("")),
         ],
