@@ -12,7 +12,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=["lstm-classifier", "lstm-lm"])
     parser.add_argument("--train-epochs", type=int, nargs="+", default=[10, 8], help="One per network.")
-    parser.add_argument("--budgets", nargs="+", default=["latency=0.22", "latency=0.15"], help="One per network.")
+    parser.add_argument(
+        "--budgets", nargs="+", default=["size=0.34,latency=0.22", "size=0.34,latency=0.15"], help="One per network."
+    )
     parser.add_argument("--hardware", default="bitserial-tiny")
     parser.add_argument("--weight-scheme", default="clip")
     parser.add_argument("--episodes", type=int, default=6)
@@ -43,7 +45,8 @@ def main() -> None:
                 "budget": f"{budget}, used {found['budget_used']:.1%}",
                 "weights": ", ".join(f"{row['name']} {row['bits'][0]}" for row in ran["layers"]),
                 "inputs": ", ".join(str(row["bits"][1]) for row in ran["layers"]),
-                "mean bits": f"{widths['weights']:.2f}, {widths['activations']:.2f}",
+                "weight bits, by number": f"{8 * found['ratios']['size']:.2f}",
+                "input bits, by layer": f"{widths['activations']:.2f}",
                 "accuracy, full precision": f"{found['accuracy']:.2%}, {found['accuracy_full_precision']:.2%}",
                 "perplexity, full precision": f"{found['perplexity']:.1f}, {found['perplexity_full_precision']:.1f}"
                 if words
