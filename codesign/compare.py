@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -25,7 +25,7 @@ from codesign.records import append_record, read_records
 from codesign.search import check_settings
 from hardware.errors import InputError
 from hardware.files import write_text
-from policies.agent import make_agent
+from policies.agent import Agent, make_agent
 from policies.policy import Policy
 from policies.task import Evaluator, Outcome, Task
 
@@ -80,6 +80,14 @@ class Evaluations(dict[str, float]):
         self.seconds[bits] = self._last
 
 
+class MakeAgent(Protocol):
+    """As `policies.agent.make_agent`."""
+
+    def __call__(self, name: str, task: Task, *, episodes: int, seed: int) -> Agent:
+        """A new agent."""
+        ...
+
+
 class Spent(Exception):
     """A run asked for one policy more than it may, or has found the best that there is."""
 
@@ -123,7 +131,13 @@ class CountedTask(Task):
 
 
 def play(
-    task: CountedTask, agent: str, seed: int, length: int, episodes: int, progress: Callable[[int], None] | None = None
+    task: CountedTask,
+    agent: str,
+    seed: int,
+    length: int,
+    episodes: int,
+    progress: Callable[[int], None] | None = None,
+    make: MakeAgent = make_agent,
 ) -> Run:
     """One run.
 
@@ -137,7 +151,7 @@ def play(
         Called with the number of policies asked for so far, after every episode.
     """
     try:
-        player = make_agent(agent, task, episodes=length, seed=seed)
+        player = make(agent, task, episodes=length, seed=seed)
         while task.episode < episodes and len(task.asked) < task.most:
             task.episode += 1
             player.episode()
@@ -158,6 +172,7 @@ def compare(
     resume: bool = False,
     vectors: np.ndarray | None = None,
     progress: Callable[[int, str], None] | None = None,
+    make: MakeAgent = make_agent,
 ) -> Comparison:
     """Let every agent search the task with every seed.
 
@@ -173,6 +188,8 @@ def compare(
         Every policy of the space: regret is then against the best of those that fit the budget.
     progress:
         Called with the evaluations of all runs so far, and a remark.
+    make:
+        Makes the agents by their names.
 
     Raises
     ------
@@ -185,7 +202,7 @@ def compare(
     try:
         with FileLock(directory / ".lock", timeout=0):
             write_text(directory / SETTINGS, json.dumps(settings, indent=2) + "\n")
-            return _compare(task, agents, seeds, most, directory, vectors, progress)
+            return _compare(task, agents, seeds, most, directory, vectors, progress, make)
     except Timeout:
         raise InputError(f"another comparison is at work in {directory}: wait, or choose another --out.") from None
 
@@ -198,6 +215,7 @@ def _compare(
     directory: Path,
     vectors: np.ndarray | None,
     progress: Callable[[int, str], None] | None,
+    make: MakeAgent,
 ) -> Comparison:
     known = Evaluations(task.evaluator, directory / EVALUATIONS)
     enough = np.inf if vectors is None else brute_force(task, vectors)[0].reward
@@ -214,7 +232,7 @@ def _compare(
                 if progress:
                     progress(done + asked, who)
 
-            run = play(CountedTask(task, known, most, enough), agent, seed, most, EPISODES * most, report)
+            run = play(CountedTask(task, known, most, enough), agent, seed, most, EPISODES * most, report, make)
             number = {text: index for index, text in enumerate(known)}
             append_record(directory / RUNS, asdict(run) | {"policies": [number[text] for text in run.policies]})
             finished[agent, seed] = run

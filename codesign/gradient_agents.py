@@ -210,7 +210,7 @@ def check_live_agent(name: str) -> None:
         raise unknown("agent", name, (*agent_names(), *GRADIENT_AGENTS))
 
 
-def make_live_agent(name: str, task: Task, evaluator: FineTuneEvaluator, *, episodes: int, seed: int) -> Agent:
+def make_live_agent(name: str, task: Task, *, evaluator: FineTuneEvaluator, episodes: int, seed: int) -> Agent:
     """As `policies.agent.make_agent`, and the agents that learn on the network's own gradients."""
     check_live_agent(name)
     name = AFTER_SCHEMES.get(name, name)

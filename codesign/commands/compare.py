@@ -1,6 +1,7 @@
 """``codesign compare``: several agents, several seeds, one task."""
 
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,8 +42,9 @@ from codesign.commands.task_options import (
     WeightsOnlyOption,
     train_network,
 )
-from codesign.compare import SETTINGS, check_comparison, compare
+from codesign.compare import SETTINGS, MakeAgent, check_comparison, compare
 from codesign.comparison import Comparison
+from codesign.gradient_agents import AFTER_SCHEMES, GRADIENT_AGENTS, make_live_agent
 from codesign.networks import default_data
 from codesign.plots import learning_bands, pareto_front
 from codesign.resources import accelerator_resources
@@ -53,7 +55,7 @@ from codesign.training import accuracy as float_accuracy
 from codesign.workload import load_workload
 from hardware.errors import InputError
 from hardware.files import check_writable, replacing
-from policies.agent import check_agent
+from policies.agent import check_agent, make_agent
 
 NETWORK = "lenet"
 LIVE_BUDGET, TABLE_BUDGET = "latency=0.6", "bits=0.6"
@@ -122,7 +124,7 @@ def command(
     quantized-AGENT.pt, ready for `codesign simulate`. A killed comparison continues with --resume, which may also add
     agents and seeds.
     """
-    names, counts = _agents(agents), _evaluations(evaluations)
+    names, counts = _agents(agents, live=accuracies is None), _evaluations(evaluations)
     result = Result("compare", json)
     torch.set_num_threads(threads)
     accelerator = priced_accelerator(hardware)
@@ -173,7 +175,9 @@ def command(
         task = live.task
 
     with progress_bar("evaluations", len(names) * seeds * counts[-1]) as bar:
-        found = compare(task, names, range(seed, seed + seeds), counts[-1], directory, settings, resume, vectors, bar)
+        make: MakeAgent = partial(make_live_agent, evaluator=live.evaluator) if live else make_agent
+        runs = range(seed, seed + seeds)
+        found = compare(task, names, runs, counts[-1], directory, settings, resume, vectors, bar, make)
     title = f"{problem.space.network}, {lut.name if lut else accelerator.name}, {problem.budget}, reward {reward}"
     rows, summary = _write(found, names, counts, title, directory)
     _print(summary, title)
@@ -201,10 +205,16 @@ def command(
     result.write(values, accelerator, seed)
 
 
-def _agents(text: str) -> list[str]:
+def _agents(text: str, live: bool) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        check_agent(name)
+        if name in AFTER_SCHEMES or (name in GRADIENT_AGENTS and not live):
+            needed = (
+                "chooses schemes, which is another task" if name in AFTER_SCHEMES else "needs a network to learn on"
+            )
+            raise InputError(f"agent {name!r} {needed}: leave it out, or let `codesign search` run it.")
+        if name not in GRADIENT_AGENTS:
+            check_agent(name)
     return names
 
 

@@ -178,7 +178,7 @@ def command(
         space = choices.space(network, layers, found_schemes)
         problem = Problem(space, accelerator, budget, reward, lut)
         live.pose(problem)
-    player = make_live_agent(agent, live.task, live.evaluator, episodes=episodes, seed=seed)
+    player = make_live_agent(agent, live.task, evaluator=live.evaluator, episodes=episodes, seed=seed)
     begin = time.perf_counter()
     with progress_bar(f"{agent} episodes", episodes) as bar:
         found = search(live.task, player, episodes, directory, settings, resume, lambda now: bar(*_remark(now)))

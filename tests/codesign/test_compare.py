@@ -114,7 +114,7 @@ def test_killed_and_resumed_it_ends_in_the_same_table(compared: Path, accuracies
 
 def test_a_network_is_compared_live_and_its_best_policies_are_ready_to_simulate(tmp_path: Path) -> None:
     quick = "--train-epochs 3 --tune-images 128 --validation-images 120 --test-images 100 --budget latency=0.4"
-    options = [*quick.split(), "--agents", "uniform,random", "--seeds", "1", "--evaluations", "2,4"]
+    options = [*quick.split(), "--agents", "uniform,qpl", "--seeds", "1", "--evaluations", "2,4"]
     done = run(*options, "--out", str(tmp_path / "live"), "--json", str(tmp_path / "live.json"))
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "live.json").read_text())
@@ -145,6 +145,8 @@ def test_a_network_is_compared_live_and_its_best_policies_are_ready_to_simulate(
         ("--evaluations many", "expected rising numbers of 1 or more"),
         ("--agents random,gredy", "unknown agent 'gredy': did you mean 'greedy'"),
         ("--reference 0.9", "--reference belongs to a --table"),
+        ("--table {table} --agents random,qpl", "agent 'qpl' needs a network to learn on"),
+        ("--agents autoqnn", "agent 'autoqnn' chooses schemes, which is another task"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(

@@ -72,7 +72,7 @@ def test_more_bits_are_felt_to_lower_the_loss_of_a_coarsely_quantized_network(ev
 @pytest.mark.parametrize("schemes", [("symmetric", "uniform"), ("clip", "uniform")])
 def test_every_policy_keeps_the_budget_and_uses_most_of_it(evaluator, name, schemes):
     task = make_task(evaluator, schemes=schemes)
-    agent = make_live_agent(name, task, evaluator, episodes=4, seed=0)
+    agent = make_live_agent(name, task, evaluator=evaluator, episodes=4, seed=0)
     outcomes = [agent.episode() for _ in range(4)]
     assert all(outcome.budget_used <= 1 for outcome in outcomes)
     assert all(outcome.budget_used > (0.95 if name == "qpl" else 0.6) for outcome in outcomes)
@@ -129,7 +129,7 @@ def test_without_a_budget_or_with_another_state_it_says_what_it_needs(evaluator)
     with pytest.raises(InputError, match="budget"):
         QplAgent(make_task(evaluator, budget="none"), evaluator, 4, 0)
     with pytest.raises(InputError, match="unknown agent"):
-        make_live_agent("qlp", make_task(evaluator), evaluator, episodes=4, seed=0)
+        make_live_agent("qlp", make_task(evaluator), evaluator=evaluator, episodes=4, seed=0)
     agent = QplAgent(make_task(evaluator), evaluator, 4, 0)
     state = QplAgent(make_task(evaluator), evaluator, 4, 0, precision=True).state_dict()
     with pytest.raises(InputError, match="resume with the agent of the saved run"):
