@@ -99,7 +99,7 @@ class QplAgent:
 
     def episode(self) -> Outcome:
         """One epoch, and the policy that it ends in."""
-        self.network.train()
+        self.network.eval()  # no dropout: as in fine-tuning
         self.network.refit()
         total, count = torch.zeros_like(self._sensitivity), 0
         for indices in batches(len(self._images), self.options.batch, self._generator):

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from codesign.data import Split
-from codesign.integers import IntegerNetwork, IntegerRun, LayerRun, exact_sums
+from codesign.integers import IntegerNetwork, IntegerRun, LayerRun, check_sums, exact_sums
 from codesign.quantize import QuantizedNetwork
 from codesign.quantized_layer import QuantizedLayer
 from codesign.quantizer_fit import watched
+from hardware.errors import InputError
 from hardware.operands import Operands
 
 
@@ -23,13 +24,22 @@ class HostNetwork:
     Parameters
     ----------
     quantized:
-        It is left as it is; training it further changes this one too.
+        It is left as it is; training it further makes this one wrong.
+
+    Raises
+    ------
+    InputError
+        The machine has no such weights, or a layer's sums can exceed its 32 bits.
     """
 
     def __init__(self, quantized: QuantizedNetwork) -> None:
         self.quantized = quantized
         self.layers = quantized.layers
         self._weights = {name: layer.machine_weights() for name, layer in self.layers.items()}
+        for name, source in self.layers.items():
+            check_sums(name, self._weights[name].products, 2**source.activation_planes)
+
+    _recording = False
 
     def run(self, images: torch.Tensor, record: bool = False) -> IntegerRun:
         """Infer.
@@ -51,6 +61,7 @@ class HostNetwork:
             return result.reshape(outputs.shape).to(outputs.dtype)
 
         self.quantized.eval()
+        self._recording = record
         with torch.no_grad(), watched(self.quantized.graph_module, self.layers, compute):
             scores = self.quantized(images)
         layers = [self._layer_run(name, parts) for name, parts in runs.items() if parts]
@@ -60,11 +71,11 @@ class HostNetwork:
         """Activations, sums, and what the layer gives."""
         source, weights = self.layers[name], self._weights[name]
         integers, step = source.machine_activations(inputs)
-        activations = as_image(integers.numpy(), source)
+        activations = as_image(integers.numpy(), source, self._recording)
         sums = exact_sums(activations, weights.products, source.layer)
         factors = torch.from_numpy(weights.scales * step).reshape(-1, 1, 1)
         values = torch.from_numpy(sums) * factors + source.bias.detach().double().reshape(-1, 1, 1)
-        return activations, sums, values.flatten(2).transpose(1, 2) if inputs.ndim > 2 and _linear(source) else values
+        return activations, sums, values.flatten(2).transpose(1, 2) if _linear(source) else values
 
     def _layer_run(self, name: str, parts: list[tuple[np.ndarray, np.ndarray]]) -> LayerRun:
         source, weights = self.layers[name], self._weights[name]
@@ -97,9 +108,29 @@ def _linear(source: QuantizedLayer) -> bool:
     return source.weight.ndim == 2
 
 
-def as_image(values: np.ndarray, source: QuantizedLayer) -> np.ndarray:
-    """A layer's input as ``(N, C, H, W)``: positions of a linear layer, and a row's, are columns."""
+def as_image(values: np.ndarray, source: QuantizedLayer, whole: bool) -> np.ndarray:
+    """A layer's input as ``(N, C, H, W)``: positions of a linear layer, and a row's, are columns.
+
+    Parameters
+    ----------
+    whole:
+        Put as many positions into an image as the layer was described with; else each is an image of its own.
+
+    Raises
+    ------
+    InputError
+        Not a whole number of images.
+    """
     layer = source.layer
-    if _linear(source) and values.ndim > 2:
-        return np.ascontiguousarray(values.reshape(len(values), -1, layer.in_channels).swapaxes(1, 2)[:, :, None])
-    return values.reshape(len(values), layer.in_channels, layer.in_height, layer.in_width)
+    if layer.kind == "conv" and _linear(source):
+        rows = values.reshape(-1, layer.in_channels)
+        positions = layer.in_width if whole else 1
+        if len(rows) % positions:
+            raise InputError(
+                f"layer {layer.name!r} got {len(rows)} positions, expected {positions} for each example: give examples "
+                "as long as the one that the network was converted on."
+            )
+        return np.ascontiguousarray(rows.reshape(-1, positions, layer.in_channels).swapaxes(1, 2)[:, :, None])
+    if _linear(source):
+        return values.reshape(-1, layer.in_channels, 1, 1)
+    return values[:, :, None] if values.ndim == 3 else values

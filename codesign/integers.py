@@ -110,15 +110,7 @@ class IntegerLayer:
         self.requantization = Requantization.nearest(
             np.ldexp(factors, fraction_bits), np.ldexp(bias, fraction_bits), f"layer {self.layer.name!r}"
         )
-        self._check_sums()
-
-    def _check_sums(self) -> None:
-        largest = np.abs(self._products).sum((1, 2, 3)).max() * max(-self.levels[0], self.levels[1])
-        if largest >= 2**31:
-            raise InputError(
-                f"layer {self.layer.name!r} can sum up to {largest}, but the machine's results have 32 bits: "
-                "give it fewer bits."
-            )
+        check_sums(self.layer.name, self._products, max(-self.levels[0], self.levels[1]))
 
     def activations(self, inputs: np.ndarray) -> np.ndarray:
         """int64, ``(N, C, H, W)``, of int64 values, or of the float64 image where the layer reads it."""
@@ -147,6 +139,15 @@ class IntegerLayer:
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             bipolar=self.bipolar,
+        )
+
+
+def check_sums(name: str, products: np.ndarray, largest: int) -> None:
+    """Raise `InputError` if a layer's sums, of activations up to ``largest``, may not fit the machine's 32 bits."""
+    most = np.abs(products).sum((1, 2, 3)).max() * largest
+    if most >= 2**31:
+        raise InputError(
+            f"layer {name!r} can sum up to {most}, but the machine's results have 32 bits: give it fewer bits."
         )
 
 

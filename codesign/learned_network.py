@@ -63,8 +63,9 @@ class LearnedLayer(nn.Module):
         self._scales: dict[int, torch.Tensor] = {}
         self._kept: torch.Tensor | None = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's output, as that of the module in whose place it is."""
+        x = input
         weight = self._quantized_weight()
         bits = self.bits[ACTIVATIONS]
         width, signed = int(bits), self.layer.signed_activations
@@ -86,7 +87,12 @@ class LearnedLayer(nn.Module):
             return _by_scheme(self.weight, self._weights, bits, self._weights.fit(self.weight, width, per_channel=True))
         scales = self._scales_at(width).reshape(-1, *[1] * (self.weight.ndim - 1))
         integers = quantize_weights(self.weight, scales, (width,) * len(scales))
-        slope = measured_slope(lambda w: float(self._scales_at(w).mean()), width)
+        live = self.weight.detach().flatten(1).any(1)  # channels of zeros have no step
+        slope = (
+            measured_slope(lambda w: float(self._scales_at(w)[live].abs().log().mean().exp()), width)
+            if live.any()
+            else 0.0
+        )
         high = levels(width, signed=True)[1]
         clipped = self.weight.detach().abs() >= (high + 0.5) * scales if high else None
         outer = outer_slope(width, slope, symmetric=True) if width > 1 else 0.0

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +38,10 @@ _PRODUCTS = {
 
 @dataclass(eq=False)
 class _Use:
-    """What a layer's module was given."""
+    """What a layer's module was given, run by run: shapes, and whether anything was negative."""
 
-    inputs: list[torch.Tensor] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    signed: bool = False
 
 
 class _Products(TorchFunctionMode):
@@ -65,17 +66,19 @@ def _watched(module: nn.Module, uses: dict[nn.Module, _Use]) -> Iterator[_Produc
     products = _Products()
     paths = {child: path for path, child in module.named_modules()}
 
-    def before(child: nn.Module, args: tuple[Any, ...]) -> None:
+    def before(child: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         products.running.append(paths[child])
         if isinstance(child, _LAYERS):
             products.layers += 1
-            uses.setdefault(child, _Use()).inputs.append(args[0].detach())
+            given, use = args[0] if args else kwargs["input"], uses.setdefault(child, _Use())
+            use.shapes.append(tuple(given.shape))
+            use.signed = use.signed or bool((given < 0).any())  # now: others may change it in place
 
     def after(child: nn.Module, args: Any, output: Any) -> None:
         products.running.pop()
         products.layers -= isinstance(child, _LAYERS)
 
-    handles = [child.register_forward_pre_hook(before) for child in paths]
+    handles = [child.register_forward_pre_hook(before, with_kwargs=True) for child in paths]
     handles += [child.register_forward_hook(after) for child in paths]
     try:
         with products:
@@ -93,8 +96,8 @@ def convert(module: nn.Module, example: torch.Tensor | tuple[Any, ...]) -> Trace
     module:
         Any module; it is left as it is.
     example:
-        Its input, or inputs: at least two images or sequences. Signs of activations are those that are met on it, so
-        give it what is typical; a calibration that meets others refuses them.
+        Its input, or inputs, whose first axis is the batch: at least two images or sequences. Signs of activations are
+        those that are met on it, so give it what is typical; a calibration that meets others refuses them.
 
     Returns
     -------
@@ -128,7 +131,7 @@ def convert(module: nn.Module, example: torch.Tensor | tuple[Any, ...]) -> Trace
     layers, left = [], [f"{path}: {reason}" for path, reason in unconverted.items()]
     for child, use in uses.items():
         try:
-            layers.append(_layer(paths[child], child, use))
+            layers.append(_layer(paths[child], child, use, len(inputs[0])))
         except InputError as error:
             left.append(str(error))
     left += products.found
@@ -147,25 +150,30 @@ def convert(module: nn.Module, example: torch.Tensor | tuple[Any, ...]) -> Trace
     return Traced(module, tuple(layers), host=f"{type(module).__name__} is run by the host", unconverted=tuple(left))
 
 
-def _layer(path: str, module: Any, use: _Use) -> Layer:
-    """A layer's shape from what it was given; an input of several positions, such as steps, is a row of pixels."""
+def _layer(path: str, module: Any, use: _Use, batch: int) -> Layer:
+    """A layer's shape from what it was given for so many examples.
+
+    Several positions of a linear layer, such as steps, are a row of pixels, wherever their axis is; several images of a
+    convolution for each example, such as frames, are runs one after the other.
+    """
     base = next(kind for kind in _LAYERS if isinstance(module, kind))
     if any(getattr(type(module), name, None) is not getattr(base, name, None) for name in ("forward", "_conv_forward")):
         raise InputError(
             f"{path}: {type(module).__name__} is no plain {base.__name__}, it computes in a way of its own"
         )
-    shapes = {tuple(one.shape[1:]) for one in use.inputs}
+    linear, runs = isinstance(module, nn.Linear), len(use.shapes)
+    shapes = {shape[:-1] if linear else shape for shape in use.shapes}
     if len(shapes) > 1:
-        raise InputError(f"{path}: used on inputs of different shapes, {' and '.join(map(str, sorted(shapes)))}")
-    shape = shapes.pop()
-    common: dict[str, Any] = {
-        "repeats": len(use.inputs),
-        "signed_activations": any(bool((one < 0).any()) for one in use.inputs),
-    }
-    if isinstance(module, nn.Linear):
-        positions = shape[:-1].numel() if isinstance(shape, torch.Size) else torch.Size(shape[:-1]).numel()
-        kind = "conv" if len(shape) > 1 else "linear"
-        return Layer(path, kind, module.in_features, module.out_features, 1, positions, **common)  # type: ignore[arg-type]
+        raise InputError(f"{path}: used on inputs of different shapes, {' and '.join(map(str, sorted(use.shapes)))}")
+    shape = use.shapes[0]
+    rows = torch.Size(shape[:-1]).numel() if linear else runs * shape[0]
+    if rows % batch:
+        raise InputError(f"{path}: an input of shape {shape} for {batch} examples, no whole number for each")
+    common: dict[str, Any] = {"repeats": runs if linear else rows // batch, "signed_activations": use.signed}
+    if linear:
+        kind: Literal["conv", "linear"] = "conv" if rows > batch else "linear"
+        return Layer(path, kind, module.in_features, module.out_features, 1, rows // batch, **common)
+    shape = shape[1:]
     if module.padding_mode != "zeros":
         raise InputError(f"{path}: padding_mode {module.padding_mode!r}, only zeros can be converted")
     if len(shape) != module.weight.ndim - 1:
@@ -222,7 +230,7 @@ def _fold(module: nn.Module, layers: set[str], uses: dict[nn.Module, _Use]) -> l
         if norm is None or before.op != "call_module" or not {node.target, before.target} <= once:
             continue
         layer: Any = module.get_submodule(str(before.target))
-        channels_last = isinstance(layer, nn.Linear) and uses[layer].inputs[0].ndim != 2
+        channels_last = isinstance(layer, nn.Linear) and len(uses[layer].shapes[0]) != 2
         if before.target not in layers or len(before.users) > 1 or channels_last or norm.running_mean is None:
             continue
         if layer.bias is None:

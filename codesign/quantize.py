@@ -11,12 +11,17 @@ from codesign.quantizer_fit import Calibration, channels_last, moments_of, watch
 from codesign.tracing import Traced
 from policies.policy import Policy
 
+_SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
+
 
 def exchange(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put a module in the place of another, wherever that is, in place."""
     for path in [path for path, child in network.named_modules(remove_duplicate=False) if child is old]:
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, new)
+    for name in _SIZES:  # which a forward may read
+        if hasattr(old, name):
+            setattr(new, name, getattr(old, name))
 
 
 class QuantizedNetwork(nn.Module):
@@ -96,6 +101,8 @@ def _match_moments(network: QuantizedNetwork, calibration: Calibration) -> None:
         axes = (-1, *[1] * (0 if channels_last(outputs, layer) else outputs.ndim - 2))
         now = moments_of(outputs, layer)[1]
         factor = torch.where(now > 0, deviation / now, 1.0).clamp(0.5, 2.0)  # a nearly dead channel stays so
+        if layer.choice.weights.scheme == "fixed":  # whose steps, powers of two, do not follow the weights
+            factor = torch.ones_like(factor)
         bias = layer.bias.reshape(axes)
         outputs = (outputs - bias) * factor.reshape(axes) + bias
         shift = mean - moments_of(outputs, layer)[0]

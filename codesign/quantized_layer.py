@@ -96,13 +96,13 @@ class QuantizedLayer(nn.Module):
             scale = self.activation_scheme.fit(calibration.samples[layer.name], self.activation_bits)
         self.register_buffer("activation_scale", scale)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's output, as that of the module in whose place it is: ``(N, M, ...)``, or ``(N, ..., M)``."""
         bits, signed = self.activation_bits, self.layer.signed_activations
         if self.activation_scheme:
-            x = self.activation_scheme.fake_quantize(x, bits, self.activation_scale)
+            x = self.activation_scheme.fake_quantize(input, bits, self.activation_scale)
         else:
-            x = fake_quantize_activations(x, self.activation_scale, bits, signed, self.narrow_activations)
+            x = fake_quantize_activations(input, self.activation_scale, bits, signed, self.narrow_activations)
         weight = self.quantized_weight() if self._kept is None else self._kept
         return product(x, weight, self.bias, self.layer)
 

@@ -24,6 +24,8 @@ class Calibration:
         The float network.
     images:
         Normalised images ``(N, C, H, W)``, or whatever the network takes; about 100 are enough.
+    check_signs:
+        Off for a network whose weights are yet to be read.
 
     Attributes
     ----------
@@ -42,8 +44,8 @@ class Calibration:
         A layer whose inputs were said to be never negative meets one that is.
     """
 
-    def __init__(self, traced: Traced, images: torch.Tensor) -> None:
-        self.images = images
+    def __init__(self, traced: Traced, images: torch.Tensor, check_signs: bool = True) -> None:
+        self.images, self._check_signs = images, check_signs
         self.largest_value = 0.0
         self.moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._signed = {layer.name: layer.signed_activations for layer in traced.layers}
@@ -58,6 +60,9 @@ class Calibration:
 
         def record(name: str, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
             parts[name].append(_some(inputs.flatten()))
+            if len(parts[name]) > 1:
+                self.moments.pop(name, None)
+                once.discard(name)
             self.largest_value = max(self.largest_value, float(inputs.abs().max()), float(outputs.abs().max()))
             if name in once:
                 self.moments[name] = moments_of(outputs, module.get_submodule(name))
@@ -71,8 +76,13 @@ class Calibration:
             else:
                 module(self.images)
         for name, values in parts.items():
+            if not values:
+                raise InputError(
+                    f"layer {name!r} ran on the example that its network was converted on, but not in the calibration: "
+                    "give an example that is typical."
+                )
             self.samples[name] = values[0] if len(values) == 1 else _some(torch.cat(values))
-            if not self._signed[name] and float(self.samples[name].min()) < 0:
+            if self._check_signs and not self._signed[name] and float(self.samples[name].min()) < 0:
                 raise InputError(
                     f"layer {name!r} met negative inputs, but none on the example that its network was converted on: "
                     "give an example that is typical."
@@ -89,7 +99,7 @@ class Calibration:
 def _some(values: torch.Tensor) -> torch.Tensor:
     """Random ones of many values, always the same, with the extremes."""
     if len(values) <= SAMPLES:
-        return values
+        return values.clone()  # what comes later may change them in place
     chosen = torch.randint(len(values), (SAMPLES,), generator=torch.Generator().manual_seed(0))
     return torch.cat([values[chosen], values.amin()[None], values.amax()[None]])
 
@@ -112,9 +122,9 @@ def watched(
     """While this lasts, ``see(name, input, output)`` says what the named layers give instead of their outputs."""
 
     def hook(name: str) -> Any:
-        return lambda _, args, output: see(name, args[0], output)
+        return lambda _, args, kwargs, output: see(name, args[0] if args else kwargs["input"], output)
 
-    handles = [module.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    handles = [module.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in names]
     try:
         yield
     finally:

@@ -72,17 +72,18 @@ class Recurrent(nn.Module):
             raise InputError(
                 "an LSTM that projects its state (proj_size) cannot be converted: leave the projection out."
             )
-        self.mode, self.hidden_size, self.layers = source.mode, source.hidden_size, source.num_layers
+        self.mode, self.hidden_size, self.num_layers = source.mode, source.hidden_size, source.num_layers
+        self.input_size, self.bidirectional = source.input_size, source.bidirectional
         self.batch_first, self.dropout = source.batch_first, source.dropout
         self.directions = ("", "_reverse") if source.bidirectional else ("",)
-        for layer in range(self.layers):
+        for layer in range(self.num_layers):
             for direction in self.directions:
                 for part in ("ih", "hh"):
                     name = f"{part}_l{layer}{direction}"
                     weight: Any = getattr(source, f"weight_{name}")
                     setattr(self, name, _linear(weight, getattr(source, f"bias_{name}", None)))
 
-    def forward(self, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+    def forward(self, input: torch.Tensor, hx: Any = None) -> tuple[torch.Tensor, Any]:
         """As PyTorch's: all outputs ``(N, T, directions * H)`` (or by ``batch_first``), and the last state.
 
         Raises
@@ -90,13 +91,14 @@ class Recurrent(nn.Module):
         InputError
             A packed sequence.
         """
+        x, state = input, hx
         if not isinstance(x, torch.Tensor):
             raise InputError(f"a recurrent layer got a {type(x).__name__}, expected a tensor: pad it instead.")
         single = x.ndim == 2
         x = x[None] if single else x if self.batch_first else x.transpose(0, 1)
         given = None if state is None else state if isinstance(state, tuple) else (state,)
         last: list[State] = []
-        for layer in range(self.layers):
+        for layer in range(self.num_layers):
             outputs = []
             for number, direction in enumerate(self.directions):
                 index = layer * len(self.directions) + number
@@ -105,12 +107,15 @@ class Recurrent(nn.Module):
                 outputs.append(output)
                 last.append(end)
             x = torch.cat(outputs, 2)
-            if layer < self.layers - 1:
+            if layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
         x = x[0] if single else x if self.batch_first else x.transpose(0, 1)
         ends = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
         ends = tuple(part[:, 0] for part in ends) if single else ends
         return x, ends if self.mode == "LSTM" else ends[0]
+
+    def flatten_parameters(self) -> None:
+        """Nothing: there is nothing to flatten."""
 
     def _zeros(self, x: torch.Tensor) -> State:
         return tuple(x.new_zeros(len(x), self.hidden_size) for _ in range(2 if self.mode == "LSTM" else 1))
@@ -137,8 +142,9 @@ class RecurrentCell(nn.Module):
         self.hidden_size = source.hidden_size
         self.ih, self.hh = _linear(source.weight_ih, source.bias_ih), _linear(source.weight_hh, source.bias_hh)
 
-    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+    def forward(self, input: torch.Tensor, hx: Any = None) -> Any:
         """As PyTorch's: the next state, ``(N, H)`` or ``(H,)``, of an LSTM with the cell's."""
+        x, state = input, hx
         single = x.ndim == 1
         x = x[None] if single else x
         parts = 2 if self.mode == "LSTM" else 1

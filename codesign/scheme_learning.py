@@ -19,6 +19,7 @@ from codesign.quantized_layer import product
 from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced
 from codesign.training import LARGEST_GRADIENT, batches, classification_loss
+from hardware.errors import InputError
 from hardware.layer import Layer
 from policies.hardware_loss import HardwareLoss, ramp
 from policies.scheme_base import Scheme
@@ -55,9 +56,9 @@ class MixedLayer(nn.Module):
         samples = calibration.samples[layer.name]
         self._input_parameters = [scheme.fit(samples, bits) for scheme, bits in offered]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's output, as that of the module in whose place it is."""
-        x = self._search.mix(self._vertices[ACTIVATIONS], x, self._input_parameters)
+        x = self._search.mix(self._vertices[ACTIVATIONS], input, self._input_parameters)
         offered = self._search.candidates(self._vertices[WEIGHTS])
         fitted = [scheme.fit(self.weight, bits, self._per_channel) for scheme, bits in offered]
         return product(x, self._search.mix(self._vertices[WEIGHTS], self.weight, fitted), self.bias, self.layer)
@@ -175,7 +176,7 @@ class SchemeLearner:
         -------
         Probabilities of the schemes by vertex and name.
         """
-        self.network.train()
+        self.network.eval()  # no dropout: as in fine-tuning
         parts = batches(len(self._images), batch, self._generator)
         for index, indices in enumerate(parts):
             now = number + index / len(parts)
@@ -183,6 +184,8 @@ class SchemeLearner:
             loss = self._loss(self.network(self._images.batch(indices)), indices).double()
             if self._hardware:
                 loss = loss + STRENGTH * ramp(now / epochs) * self._hardware(self._used(self._hardware)).sum()
+            if not torch.isfinite(loss):
+                raise InputError("the learning of schemes diverged, its loss is not finite: raise --scheme-bits.")
             self._adam.zero_grad()
             if self._sgd:
                 self._sgd.zero_grad()

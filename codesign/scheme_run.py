@@ -1,7 +1,7 @@
 """The part of a search run that comes before the bits: which scheme every layer gets; done once, then read back."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from codesign.plots import scheme_probabilities
 from codesign.scheme_learning import SchemeLearner, scheme_search
+from codesign.search import check_settings
 from codesign.training import FineTuneEvaluator
 from hardware.errors import InputError
 from hardware.files import replacing, write_text
@@ -29,9 +30,11 @@ def choose_schemes(
     bits: int,
     coarse: bool,
     seed: int,
+    settings: Mapping[str, Any],
+    resume: bool,
     progress: Callable[[int], None],
 ) -> list[Schemes]:
-    """Learn the schemes, or read what was learned here before with the same settings.
+    """Learn the schemes, or, to resume, read what was learned here before with the same settings.
 
     Parameters
     ----------
@@ -41,16 +44,23 @@ def choose_schemes(
         Gets `SCHEMES`, `CURVES` (probabilities by epoch, vertex and scheme) and `PICTURE`.
     bits, coarse:
         As of `codesign.scheme_learning.scheme_search`.
+    settings:
+        Of the whole run: numbers and strings.
 
     Raises
     ------
     InputError
-        ``directory`` holds schemes that were learned with other settings, or a file that cannot be read.
+        ``directory`` holds schemes and ``resume`` is off, or some that were learned with other settings, or a file that
+        cannot be read; or a budget on what counts a policy's bits and not the machine's planes.
     """
-    settings = {"epochs": epochs, "bits": bits, "coarse": coarse, "seed": seed, "budgets": str(task.limits.budgets)}
+    for metric, _ in (share for budget in task.limits.budgets for share in budget.shares):
+        if metric not in ("latency", "energy"):
+            raise InputError(
+                f"schemes are chosen by what they cost on the machine: budget latency or energy, not {metric}."
+            )
     path = directory / SCHEMES
     if path.exists():
-        return _read(path, settings)
+        return _read(path, json.loads(json.dumps(settings)), resume)
     directory.mkdir(parents=True, exist_ok=True)
     layers = evaluator.traced.layers
     budgets = task.limits.budgets
@@ -71,18 +81,17 @@ def choose_schemes(
         pd.DataFrame(rows).to_csv(temporary, index=False)
     scheme_probabilities(rows, directory / PICTURE)
     found = learner.schemes()
-    write_text(path, json.dumps({"settings": settings, "schemes": found}, indent=1) + "\n")
+    write_text(path, json.dumps({"settings": dict(settings), "schemes": found}, indent=1) + "\n")
     return found
 
 
-def _read(path: Path, settings: dict[str, Any]) -> list[Schemes]:
+def _read(path: Path, settings: dict[str, Any], resume: bool) -> list[Schemes]:
+    if not resume:
+        raise InputError(f"{path.parent} holds a run already: pass --resume to continue it, or choose another --out.")
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         theirs, found = saved["settings"], [(str(w), str(a)) for w, a in saved["schemes"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({error}): choose another --out.") from None
-    if theirs != settings:
-        raise InputError(
-            f"the schemes in {path} were learned with {theirs}, now {settings}: repeat those, or choose another --out."
-        )
+    check_settings(path.parent, theirs, settings)
     return found

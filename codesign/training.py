@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,22 +143,24 @@ class FineTune:
             raise InputError(f"fine-tuning: learning_rate should be positive, got {self.learning_rate}.")
 
 
-def calibrate(traced: Traced, data: Data) -> Calibration:
+def calibrate(traced: Traced, data: Data, check_signs: bool = True) -> Calibration:
     """What scales are chosen from: always the same training images, each class by its share."""
-    return Calibration(traced, _subset(data.train, CALIBRATION_IMAGES, np.random.default_rng(0)).batch())
+    return Calibration(traced, _subset(data.train, CALIBRATION_IMAGES, np.random.default_rng(0)).batch(), check_signs)
 
 
 def weight_deviation(traced: Traced) -> np.ndarray:
     """Standard deviation of every layer's weights, float64, (layers,): part of what ReLeQ's agent is told."""
-    parameters = dict(traced.graph_module.named_parameters())
-    return np.array([float(parameters[f"{layer.name}.weight"].detach().std()) for layer in traced.layers])
+    return np.array([float(weight.std()) for weight in _weights(traced)])
 
 
 def kernel_deviations(traced: Traced) -> list[np.ndarray]:
     """Standard deviation of every kernel's weights, for each layer float64, (kernels,): part of what AutoQ is told."""
-    parameters = dict(traced.graph_module.named_parameters())
-    weights = [parameters[f"{layer.name}.weight"].detach().flatten(1) for layer in traced.layers]
-    return [weight.std(1, correction=0).double().numpy() for weight in weights]
+    return [weight.flatten(1).std(1, correction=0).double().numpy() for weight in _weights(traced)]
+
+
+def _weights(traced: Traced) -> list[torch.Tensor]:
+    modules: list[Any] = [traced.graph_module.get_submodule(layer.name) for layer in traced.layers]
+    return [module.weight.detach() for module in modules]
 
 
 class FineTuneEvaluator:

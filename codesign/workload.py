@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 QUANTIZED = "codesign-quantized-2"
 """Marks a file of `save_quantized`."""
 RANDOM_IMAGES = 64
-EXAMPLES = 8
-"""Random images, or texts, that show what a network that is no program does."""
+EXAMPLES = 32
+"""Images or texts that show what a network that is no program does."""
 RANDOM_PIXELS = 2**20
 """Random images that a network is calibrated on: so many, or as many as have so many pixels (channels count)."""
 
@@ -65,12 +65,12 @@ class Workload:
             )
         return self.data.test.batch(slice(count))
 
-    def calibration(self) -> Calibration:
+    def calibration(self, check_signs: bool = True) -> Calibration:
         """What activation scales are chosen from: the network on training images, or on random ones."""
         if self.data is None:
             count = min(RANDOM_IMAGES, max(1, RANDOM_PIXELS // math.prod(self.input_shape)))
-            return Calibration(self.traced, self._random_images(count, self.seed))
-        return calibrate(self.traced, self.data)
+            return Calibration(self.traced, self._random_images(count, self.seed), check_signs)
+        return calibrate(self.traced, self.data, check_signs)
 
     def _random_images(self, count: int, seed: int) -> torch.Tensor:
         return random_images(count, self.input_shape, self.signed_input, seed)
@@ -118,7 +118,9 @@ def load_workload(
             f"{weights} holds a network quantized under a policy: pass float weights, such as its float.pt."
         )
     loaded = texts or (load_data(chosen) if chosen and (data or (weights and chosen in data_names())) else None)
-    traced = convert(module, texts.train.batch(slice(EXAMPLES))) if texts else read_network(module, shape, signed)
+    traced = (
+        convert(module, texts.train.batch(slice(EXAMPLES))) if texts else read_network(module, shape, signed, loaded)
+    )
     if loaded is not None:
         scores = traced.graph_module(loaded.train.batch(slice(1))).shape[-1]
         if scores < len(loaded.classes):
@@ -135,8 +137,13 @@ def _read_file(network: str, data: str | None) -> "ImportedNetwork":
     return import_qonnx(Path(network), image_format(data) if data else None)
 
 
-def read_network(module: nn.Module, shape: tuple[int, ...], signed: bool) -> Traced:
+def read_network(module: nn.Module, shape: tuple[int, ...], signed: bool, data: Data | None = None) -> Traced:
     """A network as one program for the machine, or, if it is none, as layers in what the host runs.
+
+    Parameters
+    ----------
+    data:
+        Gives images of which the host's network is shown some; else they are random.
 
     Raises
     ------
@@ -147,7 +154,8 @@ def read_network(module: nn.Module, shape: tuple[int, ...], signed: bool) -> Tra
         return trace(module, shape, signed)
     except InputError as error:
         try:
-            return replace(convert(module, random_images(EXAMPLES, shape, signed, seed=0)), host=str(error))
+            example = data.train.batch(slice(EXAMPLES)) if data else random_images(EXAMPLES, shape, signed, seed=0)
+            return replace(convert(module, example), host=str(error))
         except InputError:
             raise error from None
 
@@ -162,8 +170,15 @@ def quantized_network(workload: Workload, policy: Policy, weights: Path | None) 
     """The network under a policy: as `save_quantized` or a QONNX file has it, or quantized now from float weights."""
     if workload.imported and workload.imported.policy.layers == policy.layers:
         return workload.imported.quantized(workload.calibration())
-    quantized = QuantizedNetwork(workload.traced, policy, workload.calibration())
     saved = _read_quantized(weights) if weights else None
+    if saved is not None and workload.traced.host:
+        # Signs that were seen of the weights to come, which the network does not have yet.
+        layers = [
+            replace(layer, signed_activations=saved.get("signed", {}).get(layer.name, layer.signed_activations))
+            for layer in workload.traced.layers
+        ]
+        workload = replace(workload, traced=replace(workload.traced, layers=tuple(layers)))
+    quantized = QuantizedNetwork(workload.traced, policy, workload.calibration(check_signs=saved is None))
     if saved is not None:
         if saved["policy"] != policy.as_yaml():
             raise InputError(f"{weights} was made for another policy: pass the policy.yaml that lies beside it.")
@@ -183,6 +198,7 @@ def save_quantized(quantized: QuantizedNetwork, path: Path) -> None:
         "format": QUANTIZED,
         "policy": quantized.policy.as_yaml(),
         "largest_value": quantized.largest_value,
+        "signed": {name: layer.layer.signed_activations for name, layer in quantized.layers.items()},
         "state": quantized.state_dict(),
     }
     save_tensors(content, path)

@@ -52,6 +52,7 @@ from codesign.program import build_program
 from codesign.resources import accelerator_resources, fitting_machines, resources_text
 from codesign.scheme_run import choose_schemes
 from codesign.search import CHECKPOINT, SearchResult, check_directory, search
+from codesign.tasks import LOWEST_BITS as LOWEST
 from codesign.tasks import Choices, LiveTask, Problem
 from codesign.text_training import perplexity
 from codesign.training import FineTune
@@ -170,10 +171,15 @@ def command(
             train_network(network, data, train_epochs, seed, weights)
     live = LiveTask(problem, data, weights, tune, seed, only)
     settings["weights"] = live.digest
+    if live.workload.traced.layers != layers and not co_design:
+        layers = live.workload.traced.layers  # the signs of inputs, which in the host's networks the weights decide
+        space = choices.space(network, layers)
+        problem = Problem(space, accelerator, budget, reward, lut)
+        live.pose(problem)
     if agent in AFTER_SCHEMES:
         with progress_bar("epochs of schemes", scheme_epochs) as bar:
             found_schemes = choose_schemes(
-                live.task, live.evaluator, directory, scheme_epochs, scheme_bits, coarse, seed, bar
+                live.task, live.evaluator, directory, scheme_epochs, scheme_bits, coarse, seed, settings, resume, bar
             )
         space = choices.space(network, layers, found_schemes)
         problem = Problem(space, accelerator, budget, reward, lut)
@@ -252,6 +258,10 @@ def _check_schemes(agent: str, choices: Choices, only: Scheme | None, co_design:
         raise InputError(
             f"--agent {agent} chooses schemes of whole layers for one accelerator: leave out --scheme, --co-design, "
             "--group and --weights-only."
+        )
+    if agent in AFTER_SCHEMES and (choices.pin_ends or choices.lowest_bits > LOWEST):
+        raise InputError(
+            f"--agent {agent} may choose schemes that have 1 or 2 bits only: leave out --pin-ends and --lowest-bits."
         )
     named = (choices.weight_scheme, choices.activation_scheme) != (SYMMETRIC, UNIFORM)
     if named and (only or agent in AFTER_SCHEMES):

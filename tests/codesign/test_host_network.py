@@ -8,11 +8,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 from codesign.cli import app
+from codesign.data import load_data
 from codesign.host_network import HostNetwork, executable
 from codesign.qag import convert
 from codesign.quantize import QuantizedNetwork
 from codesign.quantizer_fit import Calibration
 from codesign.simulate import simulate_layers
+from codesign.workload import Workload, quantized_network, save_quantized
 from hardware.accelerator import load_accelerator
 from hardware.errors import InputError
 from policies.policy import Policy
@@ -88,3 +90,63 @@ def test_the_command_line_prices_and_simulates_it_and_refuses_to_export_a_progra
     assert isinstance(refused.exception, InputError)
     assert "only a network that is one program is exported" in str(refused.exception)
     assert not (tmp_path / "package").exists()
+
+
+class Peaks(nn.Module):
+    """Whether the second layer's input can be negative is up to the first one's bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.row = nn.Conv1d(8, 6, 3, padding=1)
+        self.last = nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.last(self.row(x[:, 0]).amax(2))
+
+
+def test_signs_are_saved_with_the_weights_that_decided_them(tmp_path):
+    torch.manual_seed(0)
+    module = Peaks()
+    with torch.no_grad():
+        module.row.bias.fill_(-3)
+    data = load_data("digits")
+    trained = convert(module, data.train.batch(slice(32)))
+    assert [layer.signed_activations for layer in trained.layers] == [False, True]
+    policy = Policy.uniform("peaks", trained.layers, 8, 8)
+    images = data.train.batch(slice(100))
+    network = QuantizedNetwork(trained, policy, Calibration(trained, images)).eval()
+    save_quantized(network, tmp_path / "quantized.pt")
+    other = Peaks()
+    with torch.no_grad():
+        other.row.bias.fill_(3)
+    fresh = convert(other, images)
+    assert [layer.signed_activations for layer in fresh.layers] == [False, False]
+    workload = Workload("peaks", fresh, (1, 8, 8), False, data, 0)
+    again = quantized_network(workload, policy, tmp_path / "quantized.pt")
+    with torch.no_grad():
+        assert torch.equal(again(images), network(images))
+
+
+def test_positions_are_counted_per_example_wherever_their_axis_is():
+    class Frames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image, self.first, self.flat = nn.Conv2d(1, 2, 3), nn.Linear(8, 6), nn.Linear(6, 4)
+
+        def forward(self, x):  # (N, frames, 4, 6): frames join the batch, then the steps come first
+            y = self.image(x.reshape(-1, 1, 4, 6)).reshape(len(x), -1, 2 * 2 * 4)[..., :8]
+            y = torch.tanh(self.first(y.transpose(0, 1)))
+            return self.flat(y.reshape(-1, 6)).reshape(-1, len(x), 4).mean(0)
+
+    x = torch.randn(16, 5, 4, 6)
+    traced = convert(Frames(), x[:8])
+    macs = {layer.name: layer.macs for layer in traced.layers}
+    assert macs == {"image": 5 * 2 * 9 * 2 * 4, "first": 5 * 8 * 6, "flat": 5 * 6 * 4}
+    policy = Policy.uniform("frames", traced.layers, 5, 5)
+    network = QuantizedNetwork(traced, policy, Calibration(traced, x)).eval()
+    run = HostNetwork(network).run(x[:2], record=True)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(run.scores), network(x[:2]), rtol=1e-3, atol=1e-4)
+    report = simulate_layers(run, list(network.layers), load_accelerator("bitserial-tiny"))
+    assert report["mismatches"] == 0
+    assert report["rtl_cycles"] == report["model_cycles"]
