@@ -13,6 +13,7 @@ from codesign.qag import convert
 from codesign.quantize import QuantizedNetwork
 from codesign.quantizer_fit import Calibration
 from codesign.tracing import trace
+from codesign.training import kernel_deviations, weight_deviation
 from hardware.errors import InputError
 from hardware.layer import Layer
 from policies.policy import Policy
@@ -229,3 +230,35 @@ def test_a_calibration_that_meets_signs_unknown_so_far_refuses_them():
     traced = convert(module, torch.rand(4, 3))
     with pytest.raises(InputError, match="'0' met negative inputs"):
         Calibration(traced, -torch.rand(4, 3))
+
+
+class Careless(nn.Module):
+    """Passes by keyword, changes values in place afterwards, and asks a layer for its sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        y = self.first(input=x)
+        z = self.second(y)
+        torch.relu_(y)
+        return z + y.sum(1, keepdim=True) / self.second.in_features
+
+
+def test_keywords_sizes_and_values_that_change_in_place_are_met():
+    torch.manual_seed(0)
+    module, x = Careless(), torch.randn(64, 6)
+    traced = convert(module, x[:8])
+    assert [layer.signed_activations for layer in traced.layers] == [True, True]
+    network = quantized(module, x, 8)
+    with torch.no_grad():
+        expected = module(x)
+        assert (network(x) - expected).norm() < 0.02 * expected.norm()
+
+
+def test_what_agents_are_told_of_weights_holds_for_tied_ones():
+    traced = convert(Odd(), torch.randint(30, (4, 9)))
+    tied = traced.graph_module.embedding.weight.detach()
+    assert weight_deviation(traced)[1] == pytest.approx(float(tied.std()))
+    assert len(kernel_deviations(traced)[1]) == 30

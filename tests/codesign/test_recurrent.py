@@ -87,3 +87,14 @@ def test_a_projection_is_refused_by_name_and_a_packed_sequence_by_type():
     packed = nn.utils.rnn.pack_sequence([torch.zeros(3, 4)])
     with pytest.raises(InputError, match="PackedSequence"):
         Recurrent(nn.LSTM(4, 4))(packed)
+
+
+def test_it_is_called_and_asked_as_pytorchs_layer_is():
+    torch.manual_seed(0)
+    source = nn.LSTM(4, 3, num_layers=2, bidirectional=True)
+    mine = Recurrent(source)
+    mine.flatten_parameters()
+    assert (mine.num_layers, mine.hidden_size, mine.input_size, mine.bidirectional) == (2, 3, 4, True)
+    state = (torch.randn(4, 2, 3), torch.randn(4, 2, 3))
+    x = torch.randn(5, 2, 4)
+    torch.testing.assert_close(mine(input=x, hx=state)[0], source(input=x, hx=state)[0], rtol=1e-5, atol=1e-6)

@@ -22,7 +22,7 @@ from policies.policy import ActivationChoice, LayerPolicy, Policy, WeightChoice
 SHAPE = (3, 9, 7)
 
 
-def network():
+def network_of():
     """Channels that fill neither words nor row tiles, a depthwise layer, a residual addition, padding everywhere."""
 
     class Small(nn.Module):
@@ -45,7 +45,7 @@ def network():
 
 def quantized(weights, activations, traced=None, images=None):
     images = torch.randn(32, *SHAPE) if images is None else images
-    traced = traced or trace(network(), SHAPE)
+    traced = traced or trace(network_of(), SHAPE)
     entries = tuple(LayerPolicy(name=layer.name, weights=weights, activations=activations) for layer in traced.layers)
     policy = Policy(network="small", layers=entries)
     return QuantizedNetwork(traced, policy, Calibration(traced, images)).eval(), images
@@ -102,7 +102,7 @@ def test_the_integers_are_the_fake_quantized_weights(name):
 
 @pytest.mark.parametrize("name", ["fixed", "clip"])
 def test_activations_of_these_schemes_run_as_a_program_after_a_relu(name):
-    traced = trace(network(), SHAPE, signed_input=False)
+    traced = trace(network_of(), SHAPE, signed_input=False)
     quantizer, images = quantized(
         WeightChoice(bits=3), ActivationChoice(bits=3, scheme=name), traced, torch.rand(32, *SHAPE)
     )
@@ -159,3 +159,24 @@ def test_a_scheme_has_its_widths_only():
             WeightChoice(**choice)
     with pytest.raises(ValueError, match="scheme 'clip' has"):
         ActivationChoice(bits=1, scheme="clip")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_every_channel_keeps_the_mean_that_it_has_in_full_precision(name):
+    """Also where the levels are powers of two, which do not grow with the weights."""
+    quantizer, images = quantized(WeightChoice(bits=WEIGHTS[name][0], scheme=name), ActivationChoice(bits=8))
+    found, expected = {}, {}
+    for network, outputs in ((quantizer.graph_module, found), (trace(network_of(), SHAPE).graph_module, expected)):
+        handles = [
+            network.get_submodule(layer).register_forward_hook(
+                lambda _, args, output, layer=layer, outputs=outputs: outputs.update({layer: output})
+            )
+            for layer in quantizer.layers
+        ]
+        with torch.no_grad():
+            network(images)
+        for handle in handles:
+            handle.remove()
+    for layer, output in found.items():
+        means, float_means = (one.transpose(0, 1).flatten(1).mean(1) for one in (output, expected[layer]))
+        torch.testing.assert_close(means, float_means, rtol=0, atol=1e-3 * float(expected[layer].std()))
