@@ -10,10 +10,14 @@ from common import markdown, write_report
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=["lstm-classifier", "lstm-lm"])
-    parser.add_argument("--train-epochs", type=int, nargs="+", default=[10, 8], help="One per network.")
+    networks = ["lstm-classifier", "lstm-classifier", "lstm-lm", "lstm-lm"]
+    parser.add_argument("--networks", nargs="+", default=networks)
+    parser.add_argument("--agents", nargs="+", default=["uniform", "qpl"] * 2, help="One per network, as all lists.")
+    parser.add_argument("--train-epochs", type=int, nargs="+", default=[10, 10, 8, 8])
     parser.add_argument(
-        "--budgets", nargs="+", default=["size=0.34,latency=0.22", "size=0.34,latency=0.15"], help="One per network."
+        "--budgets",
+        nargs="+",
+        default=["latency=0.22", "size=0.34,latency=0.22", "latency=0.15", "size=0.34,latency=0.15"],
     )
     parser.add_argument("--hardware", default="bitserial-tiny")
     parser.add_argument("--weight-scheme", default="clip")
@@ -25,9 +29,10 @@ def main() -> None:
     options = parser.parse_args()
 
     rows, machine = [], ["--hardware", options.hardware]
-    for network, epochs, budget in zip(options.networks, options.train_epochs, options.budgets, strict=True):
-        folder = options.out / network
-        arguments = ["search", "--network", network, *machine, "--agent", "qpl", "--budget", budget, "--resume"]
+    cases = zip(options.networks, options.train_epochs, options.budgets, options.agents, strict=True)
+    for network, epochs, budget, agent in cases:
+        folder = options.out / f"{network}-{agent}"
+        arguments = ["search", "--network", network, *machine, "--agent", agent, "--budget", budget, "--resume"]
         arguments += ["--weight-scheme", options.weight_scheme, "--train-epochs", str(epochs), "--out", str(folder)]
         for name in ("episodes", "tune_images", "tune_epochs", "tune_rate"):
             arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -42,6 +47,7 @@ def main() -> None:
         rows.append(
             {
                 "network": network,
+                "agent": agent,
                 "budget": f"{budget}, used {found['budget_used']:.1%}",
                 "weights": ", ".join(f"{row['name']} {row['bits'][0]}" for row in ran["layers"]),
                 "inputs": ", ".join(str(row["bits"][1]) for row in ran["layers"]),
@@ -61,8 +67,8 @@ def main() -> None:
         "recurrent",
         "Recurrent networks",
         [
-            f"`{options.hardware}`; weights in scheme `{options.weight_scheme}`, bits by QPL in {options.episodes} "
-            f"epochs, fine-tuned on {options.tune_images:,} texts; texts of Python's own library. Accuracy of a "
+            f"`{options.hardware}`; weights in scheme `{options.weight_scheme}`, {options.episodes} episodes of "
+            f"each agent, fine-tuned on {options.tune_images:,} texts; texts of Python's own library. Accuracy of a "
             "language model is that of the next word. One text on the RTL, gate matrices at every step included; the "
             "host squashes and multiplies the gates.",
             markdown(pd.DataFrame(rows)),
