@@ -44,7 +44,7 @@ from codesign.commands.task_options import (
     train_network,
 )
 from codesign.data import Split
-from codesign.gradient_agents import AFTER_SCHEMES, check_live_agent, make_live_agent
+from codesign.gradient_agents import AFTER_SCHEMES, GRADIENT_AGENTS, check_live_agent, make_live_agent
 from codesign.host_network import HostNetwork
 from codesign.networks import default_data
 from codesign.plots import bits_per_layer, learning_curve, pareto_front
@@ -63,6 +63,7 @@ from hardware.accelerator import Accelerator
 from hardware.errors import InputError, unknown
 from hardware.files import check_writable, write_text
 from hardware.schedule import MAX_BITS
+from policies.budget import NONE
 from policies.policy import SYMMETRIC, UNIFORM, Policy
 from policies.space import Space
 
@@ -137,7 +138,7 @@ def command(
     layers = load_workload(network, seed, data).traced.layers
     only = _scheme(scheme, lowest_bits, group)
     choices = Choices(lowest_bits, group, weights_only or only is not None, pin_ends, weight_scheme, activation_scheme)
-    _check_schemes(agent, choices, only, co_design)
+    _check_schemes(agent, choices, only, co_design, budget.strip())
     space = choices.space(network, layers)
     if co_design:
         if lut:
@@ -253,7 +254,14 @@ def command(
     result.write(values, accelerator, seed)
 
 
-def _check_schemes(agent: str, choices: Choices, only: Scheme | None, co_design: bool) -> None:
+def _check_schemes(agent: str, choices: Choices, only: Scheme | None, co_design: bool, budget: str) -> None:
+    """What agents cannot do, said before anything is trained."""
+    learns = agent in GRADIENT_AGENTS and agent != "qss"
+    if learns and (only or co_design or choices.group is not None or budget == NONE):
+        raise InputError(
+            f"--agent {agent} learns the bits of whole layers against a --budget on one accelerator: pass one, and "
+            "leave out --scheme, --co-design and --group."
+        )
     if agent in AFTER_SCHEMES and (only or co_design or choices.group is not None or choices.weights_only):
         raise InputError(
             f"--agent {agent} chooses schemes of whole layers for one accelerator: leave out --scheme, --co-design, "

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from codesign.data import load_data
 from codesign.gradient_agents import GRADIENT_AGENTS, QplAgent, make_live_agent, uniform_bits
 from codesign.learned_network import LearnedNetwork, measured_slope
 from codesign.networks import create_network
+from codesign.qag import convert
 from codesign.quantize import QuantizedNetwork
 from codesign.tracing import trace
 from codesign.training import FineTune, FineTuneEvaluator, train
@@ -134,3 +136,33 @@ def test_without_a_budget_or_with_another_state_it_says_what_it_needs(evaluator)
     state = QplAgent(make_task(evaluator), evaluator, 4, 0, precision=True).state_dict()
     with pytest.raises(InputError, match="resume with the agent of the saved run"):
         agent.load_state_dict(state)
+
+
+def test_a_network_with_dropout_is_learned_without_it_and_resumes(evaluator):
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.drop, self.last = nn.Conv2d(1, 6, 3), nn.Dropout(0.5), nn.Linear(6, 10)
+
+        def forward(self, x):  # sigmoid: a network that the host runs, in which dropout stays
+            return self.last(self.drop(torch.sigmoid(self.conv(x)).mean((2, 3))))
+
+    torch.manual_seed(0)
+    traced = convert(Dropping(), evaluator.train.batch(slice(16)))
+    own = FineTuneEvaluator(traced, load_data("digits"), TUNE, seed=0)
+    space = Space("dropping", traced.layers)
+    costs = Costs(space, Oracle(traced.layers, load_accelerator("bitserial-tiny")))
+
+    def agent():
+        return QplAgent(Task(costs, own, parse_budgets("latency=0.5")), own, 2, 0)
+
+    first, resumed = agent(), agent()
+    first.episode()
+    resumed.load_state_dict(first.state_dict())
+    torch.manual_seed(1)
+    first.episode()
+    torch.manual_seed(2)
+    resumed.episode()
+    assert torch.equal(first.bits.bits, resumed.bits.bits)
+    for one, other in zip(first.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -17,6 +17,7 @@ from codesign.scheme_learning import EVERY, ON_MACHINE, SchemeLearner, scheme_se
 from codesign.tracing import trace
 from codesign.training import train
 from hardware.accelerator import load_accelerator
+from hardware.errors import InputError
 from hardware.oracle import Oracle
 from policies.budget import parse_budgets
 from policies.costs import Costs
@@ -160,3 +161,25 @@ def test_from_schemes_to_bits_to_the_machine_by_the_command_line(tmp_path):
     assert (out / "schemes.json").stat().st_mtime_ns == before
     other = runner.invoke(app, [*arguments, "--out", str(out), "--resume", "--scheme-bits", "4"])
     assert other.exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--agent qpl --budget none", "against a --budget"),
+        ("--agent autoqnn --group 4", "whole layers"),
+        ("--agent qss --pin-ends", "leave out --pin-ends"),
+        ("--agent qss --weight-scheme clip", "--weight-scheme and --activation-scheme do not go with --agent qss"),
+        ("--agent haq --weight-scheme zoom", "layer 'conv1': scheme 'zoom' has an offset"),
+        ("--agent haq --weight-scheme clop", "unknown scheme for weights 'clop': did you mean 'clip'"),
+        ("--agent haq --weight-scheme clip --group 1", "leave out --group"),
+        ("--agent qss --budget size=0.5", "budget latency or energy, not size"),
+    ],
+)
+def test_what_does_not_go_together_is_said_in_one_sentence_and_nothing_is_written(tmp_path, options, says):
+    out = tmp_path / "run"
+    quick = ["--train-epochs", "1", "--tune-images", "64", "--validation-images", "50", "--episodes", "1"]
+    done = CliRunner().invoke(app, ["search", *options.split(), *quick, "--out", str(out)])
+    assert isinstance(done.exception, InputError)
+    assert says in str(done.exception)
+    assert not (out / "checkpoint.pt").exists()
