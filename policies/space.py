@@ -63,8 +63,8 @@ class Space:
     pin_ends:
         Keep the first and the last layer at 8/8 bits, as HAQ does.
     schemes:
-        For every layer those of its weights and of its activations; or one such pair for all. A layer has the widths
-        that its schemes have; one with a single width takes that.
+        For every layer those of its weights and of its activations; None for plain integers everywhere. A layer has the
+        widths that its schemes have; one with a single width takes that.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Space:
         activation_widths: Sequence[int] | None = range(2, MAX_BITS + 1),
         group: int | None = None,
         pin_ends: bool = False,
-        schemes: Schemes | Sequence[Schemes] = (SYMMETRIC, UNIFORM),
+        schemes: Sequence[Schemes] | None = None,
     ) -> None:
         if not layers:
             raise InputError("expected at least one layer to choose bits for, got none: pass a network that has one.")
@@ -95,7 +95,11 @@ class Space:
         activations = None if activation_widths is None else _check_widths("activation", activation_widths, 1)
         if group is not None and group < 1:
             raise InputError(f"expected at least 1 kernel per group, got {group}: raise it.")
-        self.schemes = _per_layer(schemes, len(layers))
+        self.schemes = tuple(schemes or [(SYMMETRIC, UNIFORM)] * len(layers))
+        if len(self.schemes) != len(layers):
+            raise InputError(
+                f"expected schemes of {len(layers)} layers, got {len(self.schemes)}: give one pair per layer."
+            )
         if group is not None and any(own[WEIGHTS] != SYMMETRIC for own in self.schemes):
             raise InputError(f"kernels have widths of their own in scheme {SYMMETRIC} only: leave out --group.")
         variables = []
@@ -247,13 +251,6 @@ def _scheme_widths(scheme: str, operand: int, layer: Layer, widths: tuple[int, .
             f"{list(widths)}: allow some of these."
         )
     return found
-
-
-def _per_layer(schemes: Schemes | Sequence[Schemes], layers: int) -> tuple[Schemes, ...]:
-    given: list[Schemes] = [schemes] * layers if isinstance(schemes[0], str) else list(schemes)  # type: ignore
-    if len(given) != layers:
-        raise InputError(f"expected schemes of {layers} layers, got {len(given)}: give one pair per layer.")
-    return tuple(given)
 
 
 def _check_widths(what: str, widths: Sequence[int], lowest: int) -> tuple[int, ...]:

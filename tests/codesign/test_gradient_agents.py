@@ -36,7 +36,7 @@ def evaluator():
 
 def make_task(evaluator, budget="latency=0.3", schemes=("symmetric", "uniform")):
     layers = evaluator.traced.layers
-    space = Space("lenet", layers, schemes=schemes)
+    space = Space("lenet", layers, schemes=[schemes] * len(layers))
     costs = Costs(space, Oracle(layers, load_accelerator("bitserial-tiny")))
     return Task(costs, evaluator, parse_budgets(budget))
 

@@ -21,7 +21,7 @@ def oracle():
 
 
 def test_a_variable_has_the_widths_that_scheme_machine_and_search_share():
-    space = Space("n", LAYERS, schemes=("clip", "uniform"))
+    space = Space("n", LAYERS, schemes=[("clip", "uniform")] * 2)
     assert [variable.widths for variable in space.variables] == [
         *((2, 3, 4, 5, 6, 7, 8), (2, 3, 4, 5, 6, 7, 8)),
         *((2, 3, 4, 5, 6, 7), (2, 3, 4, 5, 6, 7, 8)),  # a bipolar weight of a depthwise layer takes a bit more
@@ -53,13 +53,13 @@ def test_a_policy_costs_what_its_planes_cost_and_ratios_are_to_plain_integers(or
 def test_what_no_machine_has_is_refused_by_the_layers_name():
     assert machine_planes("pot", 0, DENSE) == {2: 4, 3: 6}
     for schemes, message in (
-        (("zoom", "uniform"), "layer 'dense': scheme 'zoom' has an offset"),
-        (("symmetric", "res"), "the input of layer 'dense': scheme 'res'"),
+        ([("zoom", "uniform")] * 2, "layer 'dense': scheme 'zoom' has an offset"),
+        ([("symmetric", "res")] * 2, "the input of layer 'dense': scheme 'res'"),
         ([("clip", "uniform")], "schemes of 2 layers, got 1"),
     ):
         with pytest.raises(InputError, match=message):
             Space("n", LAYERS, schemes=schemes)
     with pytest.raises(InputError, match="leave out --group"):
-        Space("n", LAYERS, schemes=("clip", "uniform"), group=1)
+        Space("n", LAYERS, schemes=[("clip", "uniform")] * 2, group=1)
     with pytest.raises(InputError, match="at 2 to 3 bits, but not at any of"):
-        Space("n", LAYERS, schemes=("pot", "uniform"), weight_widths=range(5, 9))
+        Space("n", LAYERS, schemes=[("pot", "uniform")] * 2, weight_widths=range(5, 9))
