@@ -1,7 +1,7 @@
 """The part of a search run that comes before the bits: which scheme every layer gets; done once, then read back."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from codesign.search import check_settings
 from codesign.training import FineTuneEvaluator
 from hardware.errors import InputError
 from hardware.files import replacing, write_text
+from policies.budget import Budget
 from policies.hardware_loss import HardwareLoss, budget_targets
 from policies.space import Schemes
 from policies.task import Task
@@ -20,6 +21,15 @@ from policies.task import Task
 SCHEMES = "schemes.json"
 CURVES = "schemes.csv"
 PICTURE = "schemes.png"
+
+
+def check_scheme_budgets(budgets: Sequence[Budget]) -> None:
+    """Raise `InputError` if a budget counts a policy's bits and not the machine's planes, which schemes differ in."""
+    for metric, _ in (share for budget in budgets for share in budget.shares):
+        if metric not in ("latency", "energy"):
+            raise InputError(
+                f"schemes are chosen by what they cost on the machine: budget latency or energy, not {metric}."
+            )
 
 
 def choose_schemes(
@@ -39,7 +49,7 @@ def choose_schemes(
     Parameters
     ----------
     task:
-        Its budgets are kept, on average over the mixtures.
+        Its budgets, which `check_scheme_budgets` lets pass, are kept, on average over the mixtures.
     directory:
         Gets `SCHEMES`, `CURVES` (probabilities by epoch, vertex and scheme) and `PICTURE`.
     bits, coarse:
@@ -51,13 +61,8 @@ def choose_schemes(
     ------
     InputError
         ``directory`` holds schemes and ``resume`` is off, or some that were learned with other settings, or a file that
-        cannot be read; or a budget on what counts a policy's bits and not the machine's planes.
+        cannot be read.
     """
-    for metric, _ in (share for budget in task.limits.budgets for share in budget.shares):
-        if metric not in ("latency", "energy"):
-            raise InputError(
-                f"schemes are chosen by what they cost on the machine: budget latency or energy, not {metric}."
-            )
     path = directory / SCHEMES
     if path.exists():
         return _read(path, json.loads(json.dumps(settings)), resume)

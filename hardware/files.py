@@ -72,12 +72,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise `InputError` if ``path`` cannot be written: asked before long work, not after it."""
+    """Raise `InputError` if ``path`` cannot be written: asked before long work, not after it. Nothing is left there."""
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; give a file's name.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())):
             pass
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose a writable place.") from None

@@ -76,6 +76,7 @@ def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
         digest.update(part.encode() + b"\0")
     home = cache_directory() / "simulators"
     check_writable(home / "new")
+    home.mkdir(parents=True, exist_ok=True)
     final = home / digest.hexdigest()[:24]
     executable = final / "bench"
     with FileLock(f"{final}.lock"):

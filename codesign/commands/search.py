@@ -50,7 +50,7 @@ from codesign.networks import default_data
 from codesign.plots import bits_per_layer, learning_curve, pareto_front
 from codesign.program import build_program
 from codesign.resources import accelerator_resources, fitting_machines, resources_text
-from codesign.scheme_run import choose_schemes
+from codesign.scheme_run import check_scheme_budgets, choose_schemes
 from codesign.search import CHECKPOINT, SearchResult, check_directory, search
 from codesign.tasks import LOWEST_BITS as LOWEST
 from codesign.tasks import Choices, LiveTask, Problem
@@ -148,6 +148,8 @@ def command(
             problem = Problem(space, accelerator, budget, reward, machines=machines, progress=bar)
     else:
         problem = Problem(space, accelerator, budget, reward, lut)
+    if agent in AFTER_SCHEMES:
+        check_scheme_budgets(problem.budgets)
     tune = FineTune(
         epochs=tune_epochs, learning_rate=tune_rate, images=tune_images, validation_images=validation_images
     )

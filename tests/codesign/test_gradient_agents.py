@@ -8,7 +8,7 @@ from torch import nn
 
 from codesign.data import load_data
 from codesign.gradient_agents import GRADIENT_AGENTS, QplAgent, make_live_agent, uniform_bits
-from codesign.learned_network import LearnedNetwork, measured_slope
+from codesign.learned_network import LearnedLayer, LearnedNetwork, measured_slope
 from codesign.networks import create_network
 from codesign.qag import convert
 from codesign.quantize import QuantizedNetwork
@@ -125,6 +125,24 @@ def test_the_uniform_width_that_fits_lies_between_two_that_do_and_do_not(evaluat
 def test_slopes_are_those_of_the_steps():
     assert measured_slope(lambda bits: 3 * 0.5**bits, 4) == pytest.approx(np.log(2))
     assert measured_slope(lambda bits: 3 * 0.5**bits, 8) == pytest.approx(np.log(2))
+
+
+def test_channels_of_zeros_do_not_change_what_the_others_bits_are_worth(evaluator):
+    name = "conv1"
+    (layer,) = (one for one in evaluator.traced.layers if one.name == name)
+    module = evaluator.traced.graph_module.get_submodule(name)
+    images = evaluator.train.batch(slice(20))
+
+    def slopes(weight):
+        learned = LearnedLayer(layer, weight, torch.zeros(len(weight)), ("symmetric", "uniform"), evaluator.calibration)
+        learned.bits = tuple(torch.tensor(3.0, requires_grad=True) for _ in range(2))
+        learned(images)[:, : len(module.weight)].square().sum().backward()
+        return [float(bits.grad) for bits in learned.bits]
+
+    dead = torch.cat([module.weight, torch.zeros_like(module.weight)]).detach()
+    assert slopes(dead) == pytest.approx(slopes(module.weight.detach()), rel=1e-5)
+    assert slopes(dead)[0] != 0
+    assert slopes(torch.zeros_like(dead))[0] == 0
 
 
 def test_without_a_budget_or_with_another_state_it_says_what_it_needs(evaluator):

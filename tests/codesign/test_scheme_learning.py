@@ -161,6 +161,10 @@ def test_from_schemes_to_bits_to_the_machine_by_the_command_line(tmp_path):
     assert (out / "schemes.json").stat().st_mtime_ns == before
     other = runner.invoke(app, [*arguments, "--out", str(out), "--resume", "--scheme-bits", "4"])
     assert other.exit_code != 0
+    # Killed behind the schemes, the run is there, too: it is not continued unasked.
+    (out / "checkpoint.pt").unlink()
+    refused = runner.invoke(app, [*arguments, "--out", str(out)])
+    assert "holds a run already: pass --resume" in str(refused.exception)
 
 
 @pytest.mark.parametrize(
@@ -182,4 +186,4 @@ def test_what_does_not_go_together_is_said_in_one_sentence_and_nothing_is_writte
     done = CliRunner().invoke(app, ["search", *options.split(), *quick, "--out", str(out)])
     assert isinstance(done.exception, InputError)
     assert says in str(done.exception)
-    assert not (out / "checkpoint.pt").exists()
+    assert not out.exists()

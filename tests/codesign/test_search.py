@@ -116,7 +116,7 @@ def test_the_machine_is_chosen_together_with_the_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", ["haq", "releq", "greedy"])
+@pytest.mark.parametrize("agent", ["haq", "releq", "autoq", "greedy", "annealing", "qpl"])
 def test_twenty_kills_at_random_moments_lose_nothing(agent: str, tmp_path: Path) -> None:
     more = ("--agent", agent, "--episodes", "300")
     assert run(tmp_path / "whole", *more).returncode == 0

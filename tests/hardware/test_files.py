@@ -69,6 +69,7 @@ def test_asking_whether_a_place_is_writable_leaves_nothing_there(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     check_writable(tmp_path / "a.txt")
     check_writable(tmp_path / "b.txt")
+    check_writable(tmp_path / "new" / "folder" / "c.txt")
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 
