@@ -81,7 +81,7 @@ def calibrate_energy(
     from sklearn.linear_model import LinearRegression  # takes a second, which no other command shall
 
     rng = np.random.default_rng(seed)
-    drawn = [_draw(rng, accelerator, number) for number in range(samples + held_out)]
+    drawn = [draw_sample(rng, accelerator, number) for number in range(samples + held_out)]
     measured: list[Activity] = []
     for one, activity in zip(drawn, measure_activity([s.job for s in drawn], accelerator, progress), strict=True):
         cycles = layer_cycles(one.schedule)
@@ -160,7 +160,7 @@ def pins(activity: Activity, part: str) -> int:
     )
 
 
-def _draw(rng: np.random.Generator, accelerator: Accelerator, number: int) -> Sample:
+def draw_sample(rng: np.random.Generator, accelerator: Accelerator, number: int) -> Sample:
     """A random layer of one width, with uniform, normal or sparse integers, that takes a moment to simulate."""
     while True:
         operands = random_operands(rng, accelerator, number)

@@ -1,4 +1,4 @@
-"""What switches inside the mapped machine while it runs: toggles of every net, weighted by the pins it drives.
+"""What switches inside the machine while it runs: toggles of every net, of the mapped one weighted by pins driven.
 
 No delays are simulated, so no glitches are seen: a net toggles at most once per cycle.
 """
@@ -14,7 +14,7 @@ from hardware.accelerator import Accelerator
 from hardware.errors import InputError
 from rtl.verilog import TOP
 from sim.job import Job, Outcome
-from sim.netlist import Netlist, mapped_machine
+from sim.netlist import Netlist, mapped_machine, unit_of
 from sim.run import simulate_jobs
 
 CLOCK_PERIOD = 10
@@ -68,6 +68,32 @@ def measure_activity(
         if progress:
             progress(number + 1)
         yield Activity(outcome, duration // CLOCK_PERIOD, pins)
+
+
+def rtl_toggles(waves: Path) -> dict[str, int]:
+    """Toggles of all nets of the machine as it was described, by unit (`sim.netlist.UNITS` and ``rest``).
+
+    A net counts once in every module that it passes through, and block RAMs count by their ports only.
+
+    Parameters
+    ----------
+    waves:
+        The .saif file of a simulation of the generated Verilog, see `sim.run.simulate_jobs`.
+    """
+    toggles: Counter[str] = Counter()
+    path: list[str] = []
+    machine, unit = False, REST
+    with waves.open(encoding="utf-8") as lines:
+        for line in lines:
+            if match := _NET.match(line):
+                if machine:
+                    toggles[unit] += int(match[2])
+            elif match := _INSTANCE.match(line):  # indented by its depth, below the bench
+                path[len(line) - len(line.lstrip()) - 1 :] = [match[1]]
+                machine, inside = path[1:2] == ["machine"], path[2:]
+                names = (unit_of(".".join([TOP, *inside[:depth]])) for depth in range(1, len(inside) + 1))
+                unit = next(filter(None, names), REST)
+    return dict(toggles)
 
 
 def _count(lines: Iterator[str], netlist: Netlist) -> tuple[int, dict[str, int]]:

@@ -89,7 +89,7 @@ def mapped_machine(accelerator: Accelerator) -> Netlist:
     """
     text = engine_verilog(accelerator)
     modules = [line.split("(")[0].split()[1].lstrip("\\") for line in text.splitlines() if line.startswith("module ")]
-    units = {name: unit for name in modules if (unit := _unit(name))}
+    units = {name: unit for name in modules if (unit := unit_of(name))}
     script = MAP.format(top=TOP, units=" ".join(units))
     ram = (HERE / "block_ram.v").read_text(encoding="utf-8")
     key = cache_key(text, script, ram, *Netlist.__dataclass_fields__, tool_version("yosys"))
@@ -118,7 +118,7 @@ def mapped_machine(accelerator: Accelerator) -> Netlist:
     return Netlist(**kept)
 
 
-def _unit(module: str) -> str | None:
+def unit_of(module: str) -> str | None:
     """The unit that a module of the generated Verilog is: ``codesign_accelerator.engine.fetch_0`` is ``fetch``."""
     path = module.split(".")[1:]
     if path[:1] == ["engine"]:

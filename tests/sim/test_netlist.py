@@ -8,9 +8,9 @@ from codesign.sampling import random_operands
 from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from rtl.verilog import TOP
-from sim.activity import _count, measure_activity
+from sim.activity import _count, measure_activity, rtl_toggles
 from sim.job import Job
-from sim.netlist import Netlist, _block_rams, _clock_pins, _pins, _unit
+from sim.netlist import Netlist, _block_rams, _clock_pins, _pins, unit_of
 from sim.reference import reference_sums
 
 LEFT = {"I0": "input", "I1": "input", "O": "output"}
@@ -57,7 +57,7 @@ def test_nets_are_weighted_by_the_pins_they_drive():
     ],
 )
 def test_units_are_known_by_their_path(module, unit):
-    assert _unit(module) == unit
+    assert unit_of(module) == unit
 
 
 SAIF = """(SAIFILE
@@ -86,6 +86,24 @@ ARRAY = f"{TOP}.engine.array"
 def test_toggles_are_counted_where_they_happen():
     netlist = Netlist("", {ARRAY: "array"}, {TOP: {"n1": 1, "a[0]": 3}, ARRAY: {"n1": 2}}, {}, {}, 0)
     assert _count(iter(SAIF.splitlines()), netlist) == (420, {"rest": 5 + 3 * 7, "array": 22})
+
+
+def test_toggles_of_the_machine_as_described_go_to_the_unit_they_lie_in(tmp_path):
+    nets = [
+        (" (INSTANCE bench", 99),
+        ("  (INSTANCE machine", 1),
+        ("   (INSTANCE control", 2),
+        ("   (INSTANCE engine", 4),
+        ("    (INSTANCE array", 8),
+        ("     (INSTANCE unit_0_0", 16),
+        ("    (INSTANCE lhs_buffer_1", 32),
+        ("     (INSTANCE memory_0", 64),
+        ("   (INSTANCE reader_0", 128),
+        ("  (INSTANCE memory", 99),
+    ]
+    lines = [f"{name}\n   (NET\n    (a\\[0\\] (T0 1) (T1 2) (TZ 0) (TX 0) (TB 0) (TC {n}))\n" for name, n in nets]
+    (tmp_path / "x.saif").write_text("(SAIFILE\n(DURATION 420)\n" + "".join(lines))
+    assert rtl_toggles(tmp_path / "x.saif") == {"rest": 1 + 2 + 4, "array": 24, "lhs_buffer": 96, "reader": 128}
 
 
 def test_a_net_that_was_not_traced_is_not_taken_as_silent():
