@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+from bitfusion_published import validation_section
 from common import TABLES, markdown, write_report
 
 from codesign.networks import create_network, default_data, network_names
@@ -329,7 +330,7 @@ def main() -> None:
     text += ["## What the gaps are made of", gaps(*v1, *v2), shapes()]
     text += ["## Where the cycles go", LEGEND, "MobileNet-V1:", parts, "MobileNet-V2:", v2_parts]
     text += ["## What MobileNet-V1's ratio hangs on", VARIANTS, variants, "## Networks", NETWORKS]
-    text.append(markdown(pd.DataFrame(networks())))
+    text += [markdown(pd.DataFrame(networks())), *validation_section()]
     write_report("validation", "Published latencies beside ours", text, TABLES.parent)
 
 

@@ -21,10 +21,13 @@ from codesign.commands.common import (
     say,
     table,
 )
+from codesign.commands.published_cost import price_published
 from codesign.energy import energy_of, machine_energy, typical_operands
+from codesign.published import network_layers, read_layers
 from codesign.resources import accelerator_resources, resources_text
 from codesign.workload import choose_policy, load_workload
 from hardware.accelerator import Accelerator
+from hardware.bitfusion_published import DEFAULT_PUBLISHED, published_machine
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.cycles import layer_cycles
 from hardware.energy import (
@@ -35,13 +38,19 @@ from hardware.energy import (
     PIN_PICOJOULES,
     Energy,
 )
+from hardware.errors import InputError, unknown
 from hardware.files import check_writable
 from hardware.oracle import write_table
 from hardware.resources import Resources
 from hardware.schedule import schedule
 
+MODELS = ("ours", "published")
+FILE_HAS = ("network", "hardware", "data", "policy", "bits", "batch")
+"""Options that a file of ``--layers`` says itself."""
+
 
 def command(
+    context: typer.Context,
     network: NetworkOption = "lenet",
     hardware: HardwareOption = "bitserial-tiny",
     data: DataOption = None,
@@ -51,14 +60,45 @@ def command(
     lut: Annotated[
         Path | None, typer.Option("--lut", help="Write HAQ's table: layers x 8 x 8 cycles, [layer, w-1, a-1], .npy.")
     ] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="ours: this project's machines; published: the BitFusion authors' model.")
+    ] = "ours",
+    layers_file: Annotated[
+        Path | None, typer.Option("--layers", help="With --model published: layers and their machines, a CSV file.")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Price a network at --bits N (or W,A) or under a --policy: cycles and events per layer, no RTL run.
 
     A layer is priced from its start until its outputs lie in memory as 8-bit activations. Pools and additions, which
     `simulate` counts too, are not in it.
+
+    --model published prices the same layers, or those of --layers FILE, as the authors of BitFusion do, on one of their
+    machines (--hardware bitfusion-published-edge by default; `codesign list` names all).
     """
+    if model not in MODELS:
+        raise unknown("model", model, MODELS)
     result = Result("cost", json)
+    # By its name: typer brings its own copy of click, or not, depending on its version.
+    sources = {name: context.get_parameter_source(name) for name in FILE_HAS}
+    given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if model == "published":
+        if lut:
+            raise InputError("--lut writes this project's cycles: leave it out, or leave out --model published.")
+        if layers_file and given:
+            raise InputError(
+                f"{layers_file} says itself what it holds: leave out {', '.join(f'--{one}' for one in given)}."
+            )
+        if layers_file:
+            price_published(result, read_layers(layers_file))
+            return
+        machine = published_machine(hardware if "hardware" in given else DEFAULT_PUBLISHED)
+        workload = load_workload(network, seed=0, data=data)
+        chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
+        price_published(result, network_layers(workload, chosen, batch, machine))
+        return
+    if layers_file:
+        raise InputError("--layers is for the published model: add --model published.")
     if lut:
         check_writable(lut)
     accelerator = priced_accelerator(hardware)

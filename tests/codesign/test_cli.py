@@ -210,6 +210,7 @@ def test_list_names_everything_that_is_built_in(cli: Cli) -> None:
     assert {"bitserial-tiny", "bitserial-small"} <= set(result["accelerators"])
     assert {"haq", "random", "uniform"} <= set(result["agents"])
     assert result["boards"] == ["arty-z7-20"]
+    assert "bitfusion-published-edge" in result["published machines"]
 
 
 def test_cost_agrees_with_the_table_that_it_writes(cli: Cli, tmp_path: Path) -> None:
