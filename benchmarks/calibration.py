@@ -132,7 +132,7 @@ def main() -> None:
         "The cycle model against the RTL",
         [
             "Nothing of the model is fitted, so every layer is held out. Errors are machine minus model. "
-            f"Gateware {gateware_hash()}.",
+            f"Gateware {gateware_hash('bit_serial')}.",
             "## Random layers",
             "Every layer has a memory latency of its own. Outputs are compared with a plain integer convolution. Seed "
             "0 of each accelerator is the calibration that `hardware/calibrations` holds, which `codesign cost` and "

@@ -175,7 +175,7 @@ def rows(law: ResourceLaw, samples: list[Sample]) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Write ``hardware/calibrations/resources-xc7z020.yaml`` and ``docs/benchmarks/resource_law.md``."""
+    """Write ``hardware/calibrations/resources-bit_serial-xc7z020.yaml`` and ``docs/benchmarks/resource_law.md``."""
     fitted_count = int(sys.argv[1]) if len(sys.argv) > 1 else FITTED
     held_out_count = int(sys.argv[2]) if len(sys.argv) > 2 else HELD_OUT
     fitted = [(machine, measure(machine)) for machine in fitted_machines(fitted_count)]
@@ -184,7 +184,7 @@ def main() -> None:
     alone = popcounts()
     lut, ff = fit(machines, measured, alone)
     law = ResourceLaw(
-        gateware=gateware_hash(),
+        gateware=gateware_hash("bit_serial"),
         tools={"yosys": tool_version("yosys")},
         renew="python benchmarks/resource_law.py",
         device=DEVICE,
@@ -197,7 +197,7 @@ def main() -> None:
     sets = {"fitted": fitted, "held_out": held_out}
     law = law.model_copy(update={name: [sample(law, *one) for one in among] for name, among in sets.items()})
     text = yaml.safe_dump(law.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
-    write_text(FOLDER / f"resources-{DEVICE}.yaml", text)
+    write_text(FOLDER / f"resources-bit_serial-{DEVICE}.yaml", text)
     factors = pd.DataFrame(
         {"term": name, "LUT": f"{law.lut[name]:,.3f}", "FF": f"{law.ff[name]:,.3f}"} for name in law.lut
     )

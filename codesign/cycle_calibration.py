@@ -81,7 +81,7 @@ def cycle_calibration(
     options += [f"--ports {','.join(map(str, measured_ports))}"] if ports else []
     options += ["--store"] if hardware in accelerator_names() else []
     return CycleCalibration(
-        gateware=gateware_hash(),
+        gateware=gateware_hash(accelerator.kind),
         tools={
             "amaranth": version("amaranth"),
             "cocotb": version("cocotb"),
@@ -91,7 +91,7 @@ def cycle_calibration(
         accelerator=accelerator.name,
         array=accelerator.array,
         buffers=accelerator.buffers,
-        constants=_constants(accelerator.array.dk),
+        constants=_constants(accelerator),
         seed=seed,
         samples=samples,
         latencies=latencies or (accelerator.memory.latency, accelerator.memory.latency),
@@ -128,7 +128,7 @@ def check_cycle_calibration(accelerator: Accelerator) -> str | None:
     if name not in accelerator_names() or load_accelerator(name) != accelerator or not store_path(name).exists():
         return f"not calibrated: no machine like {name} was measured; `codesign calibrate` compares it with the model"
     calibration = CycleCalibration.from_yaml(store_path(name))
-    calibration.check(gateware_hash(), f"the calibration of {name}")
+    calibration.check(gateware_hash(accelerator.kind), f"the calibration of {name}")
     same = (calibration.array, calibration.buffers) == (accelerator.array, accelerator.buffers)
     if not same or accelerator.memory.ports not in calibration.ports:
         raise InputError(
@@ -138,6 +138,6 @@ def check_cycle_calibration(accelerator: Accelerator) -> str | None:
     return None
 
 
-def _constants(dk: int) -> dict[str, int]:
+def _constants(accelerator: Accelerator) -> dict[str, int]:
     numbers = {name: value for name, value in vars(timing).items() if name.isupper()}
-    return numbers | {"POPCOUNT_LATENCY": timing.popcount_latency(dk)}
+    return numbers | {"ARRAY_LATENCY": timing.array_latency(accelerator.array.dk, accelerator.planes)}

@@ -19,7 +19,7 @@ from policies.quantizers import activation_scale, levels
 from rtl.verilog import gateware_hash
 
 MEASURED = "bitserial-tiny"
-"""The machine that estimates for others start from."""
+"""The machine that estimates for others of its kind start from."""
 LAW = "xc7z020"
 """The device whose resource law gives other machines' registers and block RAMs."""
 
@@ -35,12 +35,12 @@ def machine_energy(accelerator: Accelerator) -> tuple[EnergyCalibration, str] | 
     name = accelerator.name
     own = name in accelerator_names() and load_accelerator(name) == accelerator
     if own and (calibration := load_energy(name)):
-        calibration.check(gateware_hash(), f"the switching of {name}")
+        calibration.check(gateware_hash(accelerator.kind), f"the switching of {name}")
         return calibration, f"switching measured on {name}"
-    measured, law = load_energy(MEASURED), resource_law(LAW)
-    if measured is None or law is None:
+    measured, law = load_energy(MEASURED), resource_law(LAW, accelerator.kind)
+    if measured is None or law is None or load_accelerator(MEASURED).kind != accelerator.kind:
         return None
-    measured.check(gateware_hash(), f"the switching of {MEASURED}")
+    measured.check(gateware_hash(accelerator.kind), f"the switching of {MEASURED}")
     used = law.predict(accelerator)
     return scaled(measured, used.ff, used.bram36), f"switching scaled from {MEASURED}: an estimate"
 

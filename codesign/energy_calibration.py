@@ -111,7 +111,7 @@ def calibrate_energy(
     both = [PIN_PICOJOULES.value * (one["array"] + one["buffers"]) + ram_energy for one in (predicted, truth)]
     errors = np.abs(both[0] / both[1] - 1)[samples:]
     calibration = EnergyCalibration(
-        gateware=gateware_hash(),
+        gateware=gateware_hash(accelerator.kind),
         tools={"yosys": tool_version("yosys")},
         renew=renew or f"codesign calibrate --hardware {accelerator.name} --energy --samples {samples} --seed {seed}",
         hardware=accelerator.name,

@@ -10,23 +10,24 @@ from policies.co_design import candidates
 from rtl.verilog import gateware_hash
 
 
-def resource_law(device: str) -> ResourceLaw | None:
-    """The law of a device; None if it has none. `InputError` if it was fitted to another gateware."""
-    law = load_resource_law(device)
+def resource_law(device: str, kind: str) -> ResourceLaw | None:
+    """The law of a kind of accelerators on a device; None if there is none. `InputError` if it was fitted to another
+    gateware."""
+    law = load_resource_law(device, kind)
     if law is not None:
-        law.check(gateware_hash(), f"the resource law of the {device}")
+        law.check(gateware_hash(kind), f"the resource law of the {device}")
     return law
 
 
 def accelerator_resources(accelerator: Accelerator) -> Resources | None:
-    """What the accelerator takes of its own device; None if that device has no law, so that nothing is known.
+    """What the accelerator takes of its own device; None if there is no law for both, so that nothing is known.
 
     Raises
     ------
     InputError
         The device has less of something; or its law was fitted to another gateware.
     """
-    law = resource_law(accelerator.device)
+    law = resource_law(accelerator.device, accelerator.kind)
     if law is None:
         return None
     used = law.predict(accelerator)
@@ -42,10 +43,10 @@ def fitting_machines(reference: Accelerator) -> list[Accelerator]:
     InputError
         That device has no law to tell, or one of another gateware.
     """
-    law = resource_law(reference.device)
+    law = resource_law(reference.device, reference.kind)
     if law is None:
         raise InputError(
-            f"nothing tells which accelerators fit a {reference.device}: choose one for another device, for example "
+            f"nothing tells which {reference.kind} accelerators fit a {reference.device}: choose another, for example "
             "bitserial-edge."
         )
     return candidates(reference, law, load_device(reference.device))
@@ -54,7 +55,7 @@ def fitting_machines(reference: Accelerator) -> list[Accelerator]:
 def resources_text(accelerator: Accelerator, used: Resources | None) -> str:
     """One line: what the accelerator takes of its device."""
     if used is None:
-        return f"resources: no law for {accelerator.device}, so not checked"
+        return f"resources: no law for {accelerator.kind} on {accelerator.device}, so not checked"
     device = load_device(accelerator.device)
     shares = (f"{amount:,.10g} of {getattr(device, name):,} {name}" for name, amount in asdict(used).items())
     return f"fits the {device.part}: {', '.join(shares)} (fitted law)"

@@ -1,4 +1,4 @@
-"""What an accelerator is: array, buffers, memory port, clock."""
+"""What an accelerator is: kind and shape of its array, buffers, memory port, clock."""
 
 from typing import Annotated, Literal, Self
 
@@ -6,18 +6,25 @@ from pydantic import Field, model_validator
 
 from hardware.specification import Name, Specification, built_in, find
 
+ACTIVATION_PLANES = {"bit_serial": 1, "serial_weight": 8}
+"""By kind of array: bit planes of the activations that it takes side by side; the others come one after another.
+
+``bit_serial`` takes one plane of each operand per cycle (after BISMO, arXiv 1806.08862); ``serial_weight`` one plane of
+the weights and whole activations (ReLeQ's accelerator, arXiv 1811.01704, after Stripes, MICRO 2016).
+"""
+
 
 class Array(Specification):
-    """The bit-serial array: ``dm x dn`` dot-product units, each ``dk`` binary products wide.
+    """``dm x dn`` dot-product units, each ``dk`` positions wide.
 
-    In one cycle it multiplies ``dm`` rows of one weight bit plane by ``dn`` columns of one activation
-    bit plane over ``dk`` positions: ``dm * dk * dn`` binary multiply-accumulates.
+    In one cycle it multiplies ``dm`` rows of one weight bit plane by ``dn`` columns of as many activation bit planes as
+    `ACTIVATION_PLANES` says over ``dk`` positions.
     """
 
     dm: Annotated[int, Field(ge=2, le=64)]
     """Rows (output channels) at a time: a power of two, because their bits fill a part of a memory word."""
     dk: Annotated[int, Field(ge=64, le=512)]
-    """Bits of a dot product per cycle: 64, 128, 256 or 512."""
+    """Positions of a dot product per cycle: 64, 128, 256 or 512."""
     dn: Annotated[int, Field(ge=1, le=64)]
     """Columns (output pixels) at a time."""
 
@@ -33,13 +40,14 @@ class Array(Specification):
 class Buffers(Specification):
     """On-chip buffers; depths are powers of two, because buffers are rings whose addresses wrap.
 
-    One operand entry is ``dk`` bits of every row (left) or every column (right).
+    One operand entry is ``dk`` bits of every row (left), or of every column and every activation plane that is taken
+    side by side (right).
     """
 
     lhs_entries: Annotated[int, Field(ge=16, le=32768)]
     """Weight buffer depth in entries; size ``lhs_entries * dm * dk`` bits."""
     rhs_entries: Annotated[int, Field(ge=16, le=32768)]
-    """Activation buffer depth in entries; size ``rhs_entries * dn * dk`` bits."""
+    """Activation buffer depth in entries; size ``rhs_entries * dn * dk * planes`` bits."""
     plane_words: Annotated[int, Field(ge=16, le=8192)] = 512
     """Depth of the buffer that gathers output bit planes, in words of each of the 8 planes."""
 
@@ -67,7 +75,7 @@ class Accelerator(Specification):
     """One machine: everything that generating, scheduling and pricing it needs."""
 
     name: Name
-    kind: Literal["bit_serial"]
+    kind: Literal["bit_serial", "serial_weight"]
     array: Array
     buffers: Buffers
     memory: Memory
@@ -85,11 +93,16 @@ class Accelerator(Specification):
     @property
     def peak_binary_macs(self) -> int:
         """Binary multiply-accumulates per cycle."""
-        return self.array.dm * self.array.dk * self.array.dn
+        return self.array.dm * self.array.dk * self.array.dn * self.planes
+
+    @property
+    def planes(self) -> int:
+        """Activation bit planes side by side in an activation buffer entry, see `ACTIVATION_PLANES`."""
+        return ACTIVATION_PLANES[self.kind]
 
     @property
     def lanes(self) -> int:
-        """64-bit memory words in one ``dk``-bit buffer entry."""
+        """64-bit memory words in the ``dk`` bits of one plane in a buffer entry."""
         return self.array.dk // 64
 
 

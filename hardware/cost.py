@@ -65,7 +65,7 @@ class Events:
     """What happens while a layer runs, counted from its schedule; the energy model's input."""
 
     plane_products: int = 0
-    """Array steps times dm * dn * dk: binary multiply-accumulates, padding included."""
+    """Array steps times dm * dn * dk * planes: binary multiply-accumulates, padding included."""
     useful_products: int = 0
     """Those of a weight and an activation of a window, each weight as wide as its row tile."""
     array_steps: int = 0
@@ -78,7 +78,7 @@ class Events:
     words_written: int = 0
     """64-bit words of sums, values (where dm < 4 each word is written in parts) and bit planes."""
     buffer_reads: int = 0
-    """``dk``-bit entries read from all row and column memories."""
+    """Entries read from all row and column memories."""
     buffer_writes: int = 0
     """64-bit words written into them."""
     requantized: int = 0
@@ -131,7 +131,7 @@ def _array_events(work: Pass, layer: Layer) -> Events:
         start += tiles * work.dm
     constants = work.row_tiles * work.groups * work.output.requantized
     return Events(
-        plane_products=array_steps * work.dm * work.dn * 64 * work.lanes,
+        plane_products=array_steps * work.dm * work.dn * 64 * work.lanes * work.planes,
         useful_products=useful,
         array_steps=array_steps,
         idle_steps=idle_steps + constants,

@@ -225,7 +225,7 @@ def check_fit(accelerator: Accelerator, device: Device, used: Resources) -> None
         raise InputError(f"{accelerator.name} does not fit the {device.part}: {found}.")
 
 
-def load_resource_law(device: str) -> ResourceLaw | None:
+def load_resource_law(device: str, kind: str = "bit_serial") -> ResourceLaw | None:
     """The law of a device; None if it has none."""
-    path = FOLDER / f"resources-{device}.yaml"
+    path = FOLDER / f"resources-{kind}-{device}.yaml"
     return ResourceLaw.from_yaml(path) if path.exists() else None

@@ -62,7 +62,7 @@ RAW_SUMS = Output(sums=True)
 class Pass:
     """One instruction's work, without addresses.
 
-    Units: a *word* is 64 memory bits, an *entry* one ``dk``-bit buffer row, a *tile* ``dm`` kernels or ``dn`` pixels.
+    Units: a *word* is 64 memory bits, an *entry* one buffer row, a *tile* ``dm`` kernels or ``dn`` pixels.
     """
 
     operation: Literal["matrix", "sum", "maximum"]
@@ -75,7 +75,7 @@ class Pass:
     signed_activations: bool
     bipolar: bool
     chunks: int
-    """Entries per bit plane of one window."""
+    """Entries per bit plane of one window, or per as many planes as an entry holds side by side."""
     column_tiles: int
     last_columns: int
     """Valid columns of the last column tile."""
@@ -91,6 +91,8 @@ class Pass:
     dm: int
     dn: int
     lanes: int
+    planes: int
+    """Activation planes that an entry holds side by side, and a step takes."""
     ports: int
     lhs_depth: int
     rhs_depth: int
@@ -120,9 +122,14 @@ class Pass:
         return bits * self.chunks + self.output.requantized
 
     @property
+    def activation_steps(self) -> int:
+        """Steps that meet a weight plane with all of the activations' planes."""
+        return -(-self.activation_bits // self.planes)
+
+    @property
     def rhs_tile_entries(self) -> int:
         """Entries of one column tile in each column's memory."""
-        return self.activation_bits * self.chunks
+        return self.activation_steps * self.chunks
 
     def lhs_tile_words(self, bits: int) -> int:
         """Memory words of one row tile of a width."""
@@ -150,7 +157,7 @@ class Pass:
         """
         if self.operation != "matrix":
             return self.taps * max(1, self.dm // VALUE_LANES // self.lanes)
-        return bits * self.activation_bits * self.chunks
+        return bits * self.activation_steps * self.chunks
 
     @property
     def groups(self) -> int:
@@ -432,11 +439,12 @@ def _plan(
     matrix = operation == "matrix"
     entries = [bits * chunks + output.requantized for bits, _ in segments] if matrix else [0]
     _check_fit(layer, "weight", max(entries), buffers.lhs_entries)
-    _check_fit(layer, "activation", activation_bits * chunks, buffers.rhs_entries)
+    column_entries = -(-activation_bits // accelerator.planes) * chunks
+    _check_fit(layer, "activation", column_entries, buffers.rhs_entries)
     row_tiles = sum([tiles for _, tiles in segments])
     weight_entries = sum([size * tiles for size, (_, tiles) in zip(entries, segments, strict=True)])
     lhs_resident = weight_entries <= buffers.lhs_entries
-    fit = buffers.rhs_entries // (activation_bits * chunks)
+    fit = buffers.rhs_entries // column_entries
     group = column_tiles if fit >= column_tiles else max(1, fit // 2)  # half works while the other half fills
     if lhs_resident:
         group = min(group, RESIDENT_GROUP if matrix and output.requantized else 1)
@@ -464,6 +472,7 @@ def _plan(
         dm=array.dm,
         dn=array.dn,
         lanes=lanes,
+        planes=accelerator.planes,
         ports=accelerator.memory.ports,
         lhs_depth=buffers.lhs_entries,
         rhs_depth=buffers.rhs_entries,

@@ -111,11 +111,24 @@ def popcount_latency(dk: int) -> int:
     return {64: 6, 128: 6, 256: 7, 512: 9}[dk]
 
 
-def array_latency(dk: int) -> int:
-    """Step at the array's inputs to its sum in the accumulator: buffer, popcount, add 1."""
-    return BUFFER_LATENCY + popcount_latency(dk) + 1
+def masked_sum_latency(dk: int) -> int:
+    """Operands at the array's inputs to the sum of the activations whose weight bit is set: a level of adders, then two
+    levels per cycle."""
+    levels = dk.bit_length() - 1
+    return 1 + levels // 2
 
 
-def sums_latency(dk: int) -> int:
+def array_latency(dk: int, planes: int = 1) -> int:
+    """Step at the array's inputs to its sum in the accumulator: buffer, sum of products, add 1.
+
+    Parameters
+    ----------
+    planes:
+        Activation planes taken side by side, see `hardware.accelerator.ACTIVATION_PLANES`.
+    """
+    return BUFFER_LATENCY + (popcount_latency(dk) if planes == 1 else masked_sum_latency(dk)) + 1
+
+
+def sums_latency(dk: int, planes: int = 1) -> int:
     """Array step taken to its sum in the accumulator."""
-    return ISSUE_LATENCY + array_latency(dk)
+    return ISSUE_LATENCY + array_latency(dk, planes)

@@ -14,7 +14,7 @@ def _flat(prefix: str, signature: Signature) -> dict:
     return {f"{prefix}_{name}": member for name, member in signature.members.items()}
 
 
-class BitSerialAccelerator(Component):
+class Machine(Component):
     """What is built and what is simulated.
 
     Parameters

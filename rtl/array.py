@@ -32,6 +32,44 @@ adds it; column_clear, column_shift, column_negate: as above, for the column cou
 """
 
 
+def travelling(m: Module, step, valid: Value, latency: int) -> tuple[list, list]:
+    """A step's control bits and whether it is valid, in each of the cycles in which they travel beside the operands."""
+    steps, valids = [step], [valid]
+    for stage in range(1, latency):
+        delayed, delayed_valid = Signal(STEP, name=f"step_{stage}"), Signal(name=f"step_valid_{stage}")
+        m.d.sync += [delayed.eq(steps[-1]), delayed_valid.eq(valids[-1])]
+        steps.append(delayed)
+        valids.append(delayed_valid)
+    return steps, valids
+
+
+def taking_part(m: Module, before, valid: Value) -> tuple[Signal, Signal]:
+    """Whether accumulators and column counters take part in the next cycle, from the step in the cycle before.
+
+    Registers: a whole array of accumulators hangs on each.
+    """
+    takes_part = Signal()
+    column_takes_part = Signal()
+    m.d.sync += takes_part.eq(valid & ~before.idle)
+    m.d.sync += column_takes_part.eq(valid & ~before.idle & before.count)
+    return takes_part, column_takes_part
+
+
+def accumulated(
+    m: Module, name: str, bits: int, enable: Value, clear: Value, shift: Value, number: Signal, carry: Value
+) -> Signal:
+    """``total = (clear ? 0 : shift ? 2 * total : total) + number + carry``: one LUT per bit of ``bits``.
+
+    To subtract, the number comes as its complement, -1 - number, and the carry makes up for the -1.
+    """
+    total, addend = (Signal(signed(bits), name=n) for n in (name, f"{name}_addend"))
+    base = Mux(clear, 0, Mux(shift, total << 1, total))
+    m.d.comb += addend.eq(number)
+    with m.If(enable):
+        m.d.sync += total.eq(add(addend, base[:bits], carry))
+    return total
+
+
 class BitSerialArray(Component):
     """Multiplies one weight bit plane by one activation bit plane per cycle and accumulates.
 
@@ -79,12 +117,7 @@ class BitSerialArray(Component):
     def elaborate(self, platform):
         m = Module()
         dm, dk, dn = self._shape
-        steps, valid = [self.step], [self.step_valid]
-        for stage in range(1, array_latency(dk)):  # the control bits travel beside the operands
-            delayed, delayed_valid = Signal(STEP, name=f"step_{stage}"), Signal(name=f"step_valid_{stage}")
-            m.d.sync += [delayed.eq(steps[-1]), delayed_valid.eq(valid[-1])]
-            steps.append(delayed)
-            valid.append(delayed_valid)
+        steps, valid = travelling(m, self.step, self.step_valid, array_latency(dk))
         adding, before = steps[-1], steps[-2]
         m.d.sync += self.sums_valid.eq(valid[-1] & adding.last)
 
@@ -95,11 +128,7 @@ class BitSerialArray(Component):
         for again, vectors in ((lhs_again, self.lhs), (rhs_again, self.rhs)):
             m.d.sync += [one.eq(vector) for one, vector in zip(again, vectors, strict=True)]
 
-        # Registers: a whole array of accumulators hangs on each.
-        takes_part = Signal()
-        column_takes_part = Signal()
-        m.d.sync += takes_part.eq(valid[-2] & ~before.idle)
-        m.d.sync += column_takes_part.eq(valid[-2] & ~before.idle & before.count)
+        takes_part, column_takes_part = taking_part(m, before, valid[-2])
         stages = popcount_latency(dk)
         for column in range(dn):
             for row in range(dm):
@@ -124,16 +153,7 @@ class BitSerialArray(Component):
         return m
 
     def _accumulate(self, m: Module, name: str, enable: Value, clear: Value, shift: Value, count: Signal) -> Signal:
-        """``total = (clear ? 0 : shift ? 2 * total : total) +/- number``: one LUT per bit, four inputs and a count's.
-
-        A negated ``count`` is ``-1 - number``; its sign is the carry that makes up for the -1.
-        """
-        total, addend = (Signal(signed(self._bits), name=n) for n in (name, f"{name}_addend"))
-        base = Mux(clear, 0, Mux(shift, total << 1, total))
-        m.d.comb += addend.eq(count)
-        with m.If(enable):
-            m.d.sync += total.eq(add(addend, base[: self._bits], count[-1]))
-        return total
+        return accumulated(m, name, self._bits, enable, clear, shift, count, count[-1])
 
 
 class FlatArray(Component):

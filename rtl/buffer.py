@@ -10,23 +10,23 @@ from rtl.datapath import NO_COLLISIONS
 
 
 def buffer_write(vectors: int, entries: int, lanes: int) -> data.StructLayout:
-    """One 64-bit word for lane ``lane`` of entry ``entry`` of the memory whose bit is set in ``select``.
+    """One 64-bit word for the lanes ``lane`` of entry ``entry`` of the memory whose bit is set in ``select``.
 
-    A word for the first lane clears the others, so that lanes that no word follows for hold zeros: bipolar layers add
-    up all that lies in an entry.
+    A word for the first lane clears those that it is not for, so that lanes that no word follows for hold zeros:
+    bipolar layers add up all that lies in an entry.
     """
     return data.StructLayout(
         {
             "select": vectors,
             "entry": range(entries),
-            "lane": data.ArrayLayout(1, lanes),  # one bit per lane
+            "lane": data.ArrayLayout(1, lanes),  # one bit per lane, several where planes lie side by side
             "word": WORD_BITS,
         }
     )
 
 
 class OperandBuffer(Component):
-    """``vectors`` memories of ``entries`` x ``dk`` bits, written a word at a time, read all at one address.
+    """``vectors`` memories of ``entries`` x ``planes * dk`` bits, written a word at a time, read all at one address.
 
     Latency: `hardware.timing.BUFFER_LATENCY` cycles from ``entry`` to ``vectors``: a block RAM takes most of a cycle,
     so its output goes to a register beside it and nowhere else, and from there to one beside the array. A word written
@@ -34,25 +34,28 @@ class OperandBuffer(Component):
     Throughput: one write and one read per cycle.
     """
 
-    def __init__(self, vectors: int, entries: int, dk: int):
-        self._shape = (vectors, entries, dk)
+    def __init__(self, vectors: int, entries: int, dk: int, planes: int = 1):
+        self._shape, self._one_lane = (vectors, entries, planes * dk), planes == 1
         super().__init__(
             {
-                "write": In(buffer_write(vectors, entries, dk // WORD_BITS)),
+                "write": In(buffer_write(vectors, entries, planes * dk // WORD_BITS)),
                 "entry": In(range(entries)),
-                "vectors": Out(data.ArrayLayout(unsigned(dk), vectors)),
+                "vectors": Out(data.ArrayLayout(unsigned(planes * dk), vectors)),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        vectors, entries, dk = self._shape
-        lanes = dk // WORD_BITS
+        vectors, entries, bits = self._shape
+        lanes = bits // WORD_BITS
         clears = self.write.lane[0]
-        words = [self.write.word, *[self.write.word & ~clears.replicate(WORD_BITS)] * (lanes - 1)]
+        words = [self.write.word]
+        for lane in range(1, lanes):
+            blank = clears if self._one_lane else clears & ~self.write.lane[lane]
+            words.append(self.write.word & ~blank.replicate(WORD_BITS))
         for i in range(vectors):
             memory = m.submodules[f"memory_{i}"] = Memory(
-                shape=unsigned(dk), depth=entries, init=[], attrs=NO_COLLISIONS
+                shape=unsigned(bits), depth=entries, init=[], attrs=NO_COLLISIONS
             )
             write = memory.write_port(granularity=WORD_BITS)
             read = memory.read_port()
@@ -67,6 +70,6 @@ class OperandBuffer(Component):
                 read.en.eq(1),
                 read.addr.eq(self.entry),
             ]
-            beside = Signal(dk, name=f"beside_{i}")
+            beside = Signal(bits, name=f"beside_{i}")
             m.d.sync += [beside.eq(read.data), self.vectors[i].eq(beside)]
         return m

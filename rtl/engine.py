@@ -7,7 +7,7 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from hardware.accelerator import Accelerator
 from hardware.instruction import ERROR_ILLEGAL_INSTRUCTION, INSTRUCTION_WORDS, OPCODES, WORD_BITS
 from hardware.timing import BUFFER_LATENCY
-from rtl.array import BitSerialArray
+from rtl.arrays import ARRAYS
 from rtl.buffer import OperandBuffer
 from rtl.datapath import without_reset
 from rtl.execute import Execute
@@ -96,7 +96,7 @@ ACTIVITY = data.StructLayout(
 
 
 class Engine(Component):
-    """A bit-serial matrix engine that runs programs from memory by itself.
+    """A matrix engine that runs programs from memory by itself.
 
     Members
     -------
@@ -133,7 +133,7 @@ class Engine(Component):
         m.submodules.execute = execute = Execute(accelerator)
         m.submodules.result = result = Result(accelerator)
         datapath = without_reset(m, "operands")
-        array, vector = BitSerialArray(shape.dm, shape.dk, shape.dn), VectorUnit(accelerator)
+        array, vector = ARRAYS[accelerator.kind](shape.dm, shape.dk, shape.dn), VectorUnit(accelerator)
         m.submodules.array, m.submodules.vector = datapath(array), datapath(vector)
         fetches = []
         for port in range(ports):
@@ -149,7 +149,7 @@ class Engine(Component):
             # The port's rows are neighbours, its columns `ports` apart.
             rows, columns = shape.dm // ports, shape.dn // ports
             lhs = OperandBuffer(rows, buffers.lhs_entries, shape.dk)
-            rhs = OperandBuffer(columns, buffers.rhs_entries, shape.dk)
+            rhs = OperandBuffer(columns, buffers.rhs_entries, shape.dk, accelerator.planes)
             m.submodules[f"lhs_buffer_{port}"], m.submodules[f"rhs_buffer_{port}"] = datapath(lhs), datapath(rhs)
             m.d.comb += [
                 lhs.write.eq(fetch.lhs_write),
@@ -162,6 +162,10 @@ class Engine(Component):
 
         for stage in (*fetches, execute, result):
             m.d.comb += [stage.instruction.eq(sequencer.instruction), stage.start.eq(sequencer.stages_start)]
+        values = array.rhs
+        if accelerator.planes > 1:
+            values = Cat(entry[: shape.dk] for entry in array.rhs)  # values lie where plane 0 does
+            m.d.comb += array.signed_activations.eq(sequencer.instruction.signed_activations)
         constants = Signal(BUFFER_LATENCY)  # steps on their way that read constants
         m.d.sync += [
             constants.eq(Cat(execute.constants, constants)),
@@ -182,7 +186,7 @@ class Engine(Component):
             array.step.eq(execute.step),
             array.step_valid.eq(execute.step_valid),
             vector.instruction.eq(sequencer.instruction),
-            vector.rhs.eq(array.rhs),
+            vector.rhs.eq(values),
             vector.step.eq(execute.vector_step),
             vector.valid.eq(execute.vector_valid),
             result.sums.eq(array.sums),

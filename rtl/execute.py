@@ -1,6 +1,6 @@
 """Execute: takes tiles from fetch and issues their steps, one per cycle and without a gap between tiles."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
@@ -20,11 +20,11 @@ they end a group of column tiles, a column tile's row tiles, the instruction."""
 class MatrixSteps(Component):
     """The steps of one output tile.
 
-    Bit planes are taken by anti-diagonals from (most, most) to (least, least) significant, all chunks of a
-    plane pair in a row; the first step of a diagonal doubles the sum (Horner), so no shifter is needed. A tile of a
-    new row tile ends with a step that reads the kernels' constants, a tile of pruned kernels consists of no more: their
-    multipliers are 0, so the sums that are left do not matter. Weight plane 0 meets every activation plane once, most
-    significant first: there the column counters take part.
+    Bit planes are taken by anti-diagonals from (most, most) to (least, least) significant, all chunks of a plane pair
+    in a row (activation planes that are taken side by side are as one); the first step of a diagonal doubles the sum
+    (Horner), so no shifter is needed. A tile of a new row tile ends with a step that reads the kernels' constants, a
+    tile of pruned kernels consists of no more: their multipliers are 0, so the sums that are left do not matter. Weight
+    plane 0 meets every activation plane once, most significant first: there the column counters take part.
 
     Members
     -------
@@ -39,6 +39,7 @@ class MatrixSteps(Component):
 
     def __init__(self, accelerator: Accelerator):
         self._bits = bits = entries_bits(accelerator)
+        self._side_by_side = accelerator.planes > 1
         super().__init__(
             {
                 "instruction": In(INSTRUCTION),
@@ -60,6 +61,9 @@ class MatrixSteps(Component):
     def elaborate(self, platform):
         m = Module()
         instr, bits = self.instruction, self._bits
+        rhs_planes, rhs_signed = instr.activation_bits, instr.signed_activations
+        if self._side_by_side:  # one step takes them all, and the array knows of their sign
+            rhs_planes, rhs_signed = C(1, 4), C(0, 1)
         # `*_first` is where the diagonal starts, `*_plane` where the pair lies; offsets are plane * chunks.
         lhs_plane, rhs_plane, lhs_first, rhs_first = (
             Signal(4, name=n, reset_less=True) for n in ("lhs_plane", "rhs_plane", "lhs_first", "rhs_first")
@@ -97,13 +101,13 @@ class MatrixSteps(Component):
             self.step.clear.eq(first_step),
             self.step.shift.eq(diagonal_start & ~products_done),
             self.step.negate.eq(
-                (instr.signed_weights & (lhs_plane == top_lhs)) ^ (instr.signed_activations & (rhs_plane == top_rhs))
+                (instr.signed_weights & (lhs_plane == top_lhs)) ^ (rhs_signed & (rhs_plane == top_rhs))
             ),
             self.step.idle.eq(products_done),
             self.step.count.eq(lhs_plane == 0),
             self.step.column_clear.eq(columns_new),
             self.step.column_shift.eq(chunk == 0),
-            self.step.column_negate.eq(instr.signed_activations & (rhs_plane == top_rhs)),
+            self.step.column_negate.eq(rhs_signed & (rhs_plane == top_rhs)),
             self.last.eq(last),
             self.next_last.eq(last),
             self.step.last.eq(last),
@@ -161,7 +165,7 @@ class MatrixSteps(Component):
             behind_first.eq(instr.chunks + ~instr.write_sums),
         ]
         m.d.comb += self.first_last.eq(next_short)
-        one_pair = (self.bits == 1) & (instr.activation_bits == 1)
+        one_pair = (self.bits == 1) & (rhs_planes == 1)
         m.d.sync += [
             next_products.eq(self.entries - has_constants),
             next_top.eq(self.bits - 1),
@@ -171,7 +175,7 @@ class MatrixSteps(Component):
             next_short.eq((self.bits == 0) | ((instr.chunks == 1) & one_pair & ~self.constants)),
             next_empty.eq(self.bits == 0),
             next_constants.eq(self.constants),
-            top_rhs.eq(instr.activation_bits - 1),
+            top_rhs.eq(rhs_planes - 1),
         ]
         with m.If(self.load):
             m.d.sync += [

@@ -225,7 +225,8 @@ class Requester(Component):
 class Writer(Component):
     """Puts the words that come back, in fetch order, where the array reads them.
 
-    A row tile comes as [row][entry][lane], a column tile as [column][tap][channel word][plane].
+    A row tile comes as [row][entry][lane], a column tile as [column][tap][channel word][plane]. Where the array takes
+    activation planes side by side, they lie so in an entry, sign-extended to all of its planes.
 
     Members
     -------
@@ -248,7 +249,9 @@ class Writer(Component):
                 "word": READ_CHANNEL.members["word"],
                 "tile": In(stream.Signature(tile_layout(accelerator))),
                 "lhs_write": Out(buffer_write(array.dm // ports, buffers.lhs_entries, accelerator.lanes)),
-                "rhs_write": Out(buffer_write(array.dn // ports, buffers.rhs_entries, accelerator.lanes)),
+                "rhs_write": Out(
+                    buffer_write(array.dn // ports, buffers.rhs_entries, accelerator.lanes * accelerator.planes)
+                ),
                 "lhs_ready": Out(1),
                 "rhs_ready": Out(1),
                 "busy": Out(1),
@@ -323,12 +326,19 @@ class Writer(Component):
                     with m.Else():
                         m.d.sync += lhs_entry.eq(lhs_base)
         with m.If(self.word.valid & ~tile.is_lhs):
+            lane = rhs_lane
+            if accelerator.planes > 1:  # side by side; the top plane again in those that the activations lack
+                of_plane = Signal(accelerator.planes, init=1)
+                beyond = planes.last & instr.signed_activations
+                written = [of_plane[p] | (of_plane[:p].any() & beyond) for p in range(accelerator.planes)]
+                lane = Cat(rhs_lane & plane.replicate(lanes) for plane in written)
+                m.d.sync += of_plane.eq(Mux(planes.last, 1, of_plane << 1))
             m.d.sync += [
                 self.rhs_write.select.eq(rhs_select),
                 self.rhs_write.entry.eq(rhs_entry),
-                self.rhs_write.lane.eq(rhs_lane),
+                self.rhs_write.lane.eq(lane),
                 self.rhs_write.word.eq(self.word.payload),
-                rhs_entry.eq(rhs_entry + instr.chunks),
+                *([rhs_entry.eq(rhs_entry + instr.chunks)] if accelerator.planes == 1 else []),
                 *planes.step(),
             ]
             with m.If(planes.last):

@@ -11,9 +11,11 @@ from amaranth.back import verilog
 import hardware.instruction
 import hardware.registers
 import hardware.timing
+import rtl.arrays
 from hardware.accelerator import Accelerator
 from hardware.files import cache_directory, write_text
-from rtl.accelerator import BitSerialAccelerator
+from rtl.accelerator import Machine
+from rtl.arrays import OWN_SOURCES
 
 TOP = "codesign_accelerator"
 
@@ -25,10 +27,16 @@ _SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), *(str(module.__file__) 
 
 
 @cache
-def gateware_hash() -> str:
-    """16 hexadecimal digits that name the sources of every machine, whatever their comments and docstrings say."""
+def gateware_hash(kind: str) -> str:
+    """16 hexadecimal digits that name the sources of a kind of machines, whatever their comments and docstrings say.
+
+    Sources that only other kinds are made of are not among them.
+    """
     digest = hashlib.sha256()
+    others = {name for other, names in OWN_SOURCES.items() if other != kind for name in names}
     for source in _SOURCES:
+        if Path(source).name in others or Path(source) == Path(str(rtl.arrays.__file__)):
+            continue
         digest.update(_statements(Path(source).read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:16]
 
@@ -50,13 +58,13 @@ def _statements(source: str) -> str:
 
 @lru_cache(maxsize=32)
 def rtl_hash(accelerator: Accelerator) -> str:
-    """16 hexadecimal digits that name one machine: `gateware_hash`, its array and buffers, Amaranth's version.
+    """16 hexadecimal digits that name one machine: `gateware_hash`, its kind, array and buffers, Amaranth's version.
 
     Of the memory, only the number of ports is part of it; the clock is not.
     """
     array, buffers = accelerator.array.model_dump_json(), accelerator.buffers.model_dump_json()
-    parts = gateware_hash(), array, buffers, str(accelerator.memory.ports), version("amaranth")
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    parts = gateware_hash(accelerator.kind), accelerator.kind, array, buffers, str(accelerator.memory.ports)
+    return hashlib.sha256("\0".join((*parts, version("amaranth"))).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=8)
@@ -65,7 +73,7 @@ def engine_verilog(accelerator: Accelerator) -> str:
     kept = cache_directory() / "verilog" / f"{rtl_hash(accelerator)}.v"
     seal = kept.with_suffix(".sha256")
     if not (kept.exists() and seal.exists() and seal.read_text() == _sha256(kept)):  # absent, or not as it was written
-        machine = BitSerialAccelerator(accelerator, int(rtl_hash(accelerator), 16))
+        machine = Machine(accelerator, int(rtl_hash(accelerator), 16))
         write_text(kept, verilog.convert(machine, name=TOP, emit_src=False, strip_internal_attrs=True))
         write_text(seal, _sha256(kept))
     return kept.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.operands import Operands
 from hardware.schedule import Schedule, schedule
-from rtl.accelerator import BitSerialAccelerator
+from rtl.accelerator import Machine
 from rtl.popcount import Popcount
 from rtl.verilog import TOP
 from sim.job import Stalls
@@ -197,7 +197,7 @@ def test_a_fault_in_the_gateware_is_found(tiny, monkeypatch):
             return super().elaborate(platform)
 
     monkeypatch.setattr("rtl.array.Popcount", ForgetsTheLastBit)
-    faulty = verilog.convert(BitSerialAccelerator(tiny), name=TOP, emit_src=False)
+    faulty = verilog.convert(Machine(tiny), name=TOP, emit_src=False)
     monkeypatch.setattr("sim.run.engine_verilog", lambda accelerator: faulty)
     report = calibrate(tiny, samples=20, seed=0)
     assert report["output_mismatches"] == sum(row["mismatches"] for row in report["rows"]) > 0

@@ -339,7 +339,7 @@ def test_a_stored_calibration_is_used_until_the_gateware_changes(
     assert cli("calibrate --samples 3 --seed 5 --store")[0] == 0
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["cycles-bitserial-tiny.yaml"]
     assert cli("cost --bits 4")[::2] == (0, "")
-    monkeypatch.setattr("codesign.cycle_calibration.gateware_hash", lambda: "0123456789abcdef")
+    monkeypatch.setattr("codesign.cycle_calibration.gateware_hash", lambda kind: "0123456789abcdef")
     for command in ("cost --bits 4", "search --out run"):
         code, _, err = cli(command)
         assert code == 2

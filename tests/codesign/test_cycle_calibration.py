@@ -28,7 +28,7 @@ def test_the_presets_are_calibrated():
 def test_what_is_stored_is_of_todays_gateware_and_without_error(name):
     assert check_cycle_calibration(load_accelerator(name)) is None
     calibration = stored(name)
-    assert calibration.gateware == gateware_hash()
+    assert calibration.gateware == gateware_hash("bit_serial")
     assert (calibration.max_abs_cycle_error, calibration.mean_abs_cycle_error) == (0, 0)
     assert calibration.output_mismatches == 0
     assert calibration.latencies == (0, 200)
@@ -85,7 +85,8 @@ def store(monkeypatch, tmp_path):
 def test_a_calibration_of_other_gateware_is_refused(tiny, store):
     store("gateware", "0" * 16)
     sentence = (
-        f"the calibration of bitserial-tiny was measured on gateware {'0' * 16}, but this is {gateware_hash()}: "
+        f"the calibration of bitserial-tiny was measured on gateware {'0' * 16}, but this is "
+        f"{gateware_hash('bit_serial')}: "
         "renew it with `codesign calibrate --hardware bitserial-tiny --samples 200 --seed 0 --latencies 0,200 "
         "--ports 1,2 --store`."
     )

@@ -31,9 +31,11 @@ def test_the_measured_machine_is_priced_by_its_own_switching_and_others_by_an_es
 
 
 def test_switching_of_other_gateware_is_refused(monkeypatch):
-    monkeypatch.setattr("codesign.energy.gateware_hash", lambda: "0" * 16)
-    monkeypatch.setattr("codesign.energy.resource_law", lambda device: None)
-    with pytest.raises(InputError, match=rf"{gateware_hash()}.*renew it with `codesign calibrate .*--energy"):
+    monkeypatch.setattr("codesign.energy.gateware_hash", lambda kind: "0" * 16)
+    monkeypatch.setattr("codesign.energy.resource_law", lambda device, kind: None)
+    with pytest.raises(
+        InputError, match=rf"{gateware_hash('bit_serial')}.*renew it with `codesign calibrate .*--energy"
+    ):
         machine_energy(load_accelerator(MEASURED))
 
 

@@ -37,9 +37,9 @@ def write(accelerator, path: Path) -> None:
 
 
 def test_the_law_was_fitted_to_the_gateware_of_today():
-    law = resource_law("xc7z020")
+    law = resource_law("xc7z020", "bit_serial")
     assert law is not None
-    assert law.gateware == gateware_hash()
+    assert law.gateware == gateware_hash("bit_serial")
 
 
 @pytest.mark.parametrize("name", accelerator_names())
@@ -57,7 +57,7 @@ def test_cost_reports_what_the_law_says(cli, tiny):
     code, out, err = cli("cost --bits 4 --json result.json")
     assert code == 0, err
     reported = json.loads(Path("result.json").read_text())["resources"]
-    law = resource_law("xc7z020")
+    law = resource_law("xc7z020", "bit_serial")
     assert law is not None
     assert reported.items() >= vars(law.predict(tiny)).items()
     assert reported["fits"] is True
@@ -87,7 +87,7 @@ def test_a_device_without_a_law_is_not_checked_and_says_so(cli, machine, device)
 
 
 def test_a_law_of_another_gateware_is_refused_with_the_command_that_renews_it(monkeypatch, tiny):
-    monkeypatch.setattr(codesign.resources, "gateware_hash", lambda: "0" * 16)
+    monkeypatch.setattr(codesign.resources, "gateware_hash", lambda kind: "0" * 16)
     with pytest.raises(InputError, match=r"law of the xc7z020 was .* renew it with `python benchmarks/resource"):
         accelerator_resources(tiny)
 
@@ -95,7 +95,7 @@ def test_a_law_of_another_gateware_is_refused_with_the_command_that_renews_it(mo
 @pytest.mark.slow
 def test_the_law_is_within_5_percent_of_yosys_on_a_machine_that_it_was_not_fitted_to(machine):
     other = machine(dm=2, dk=128, dn=1, lhs_entries=256, rhs_entries=64, plane_words=256)
-    law = resource_law("xc7z020")
+    law = resource_law("xc7z020", "bit_serial")
     assert law is not None
     assert all((other.array, other.buffers) != (one.array, one.buffers) for one in law.fitted)
     found = resources(machine_cells(engine_verilog(other), TOP, "xc7z020"), "xc7z020")

@@ -70,9 +70,9 @@ def matrix_walk(work: Pass, layer: Layer, count: Counter) -> None:
                     for port in range(work.ports):
                         own = len(range(port, columns, work.ports)) or 1
                         count["fetched"] += own * work.window_words * work.activation_bits
-                for _ in range(bits * work.activation_bits * work.chunks):
+                for _ in range(bits * -(-work.activation_bits // work.planes) * work.chunks):
                     count["array_steps"] += 1
-                    count["plane_products"] += work.dm * work.dn * 64 * work.lanes
+                    count["plane_products"] += work.dm * work.dn * 64 * work.lanes * work.planes
                     count["buffer_reads"] += work.dm + work.dn
                 if not work.output.sums and tile == tiles[0]:
                     count["idle_steps"] += 1
@@ -113,11 +113,12 @@ def as_events(count: Counter, passes: int) -> Events:
     array=st.sampled_from([(2, 64, 2, 1), (2, 64, 3, 1), (4, 128, 4, 2), (4, 64, 4, 4), (8, 256, 1, 1)]),
     output=st.sampled_from([Output(sums=True), Output(values=True), Output(plane_bits=3), Output(False, True, 8)]),
     lhs_entries=st.sampled_from([512, 1024, 4096]),
+    kind=st.sampled_from(["bit_serial", "serial_weight"]),
     data=st.data(),
 )
-def test_events_are_those_of_a_walk_through_the_loop_nest(machine, layer, array, output, lhs_entries, data):
+def test_events_are_those_of_a_walk_through_the_loop_nest(machine, layer, array, output, lhs_entries, kind, data):
     dm, dk, dn, ports = array
-    accelerator = machine(dm=dm, dk=dk, dn=dn, ports=ports, lhs_entries=lhs_entries, plane_words=64)
+    accelerator = machine(kind=kind, dm=dm, dk=dk, dn=dn, ports=ports, lhs_entries=lhs_entries, plane_words=64)
     bits = data.draw(st.lists(st.integers(0, 8), min_size=layer.out_channels, max_size=layer.out_channels))
     plan = schedule(layer, bits, data.draw(st.integers(1, 8)), accelerator, output=output)
     count: Counter = Counter(fetched=0)

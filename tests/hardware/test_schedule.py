@@ -47,6 +47,7 @@ layers = st.builds(
 )
 machines = st.fixed_dictionaries(
     {
+        "kind": st.sampled_from(["bit_serial", "serial_weight"]),
         "dm": st.sampled_from([2, 4, 16]),
         "dk": st.sampled_from([64, 128, 256]),
         "dn": st.integers(1, 5),
@@ -127,7 +128,9 @@ def test_buffers_hold_what_must_lie_in_them_together(machine, layer, array, outp
         entries = bits[0] * work.chunks + (not output.sums)
         assert work.lhs_tile_entries(bits[0]) == entries <= accelerator.buffers.lhs_entries
         assert work.lhs_resident == (entries * work.row_tiles <= accelerator.buffers.lhs_entries)
-        assert work.rhs_tile_entries == bits[1] * work.chunks
+        planes = 1 if array["kind"] == "serial_weight" else bits[1]
+        assert work.rhs_tile_entries == planes * work.chunks
+        assert work.steps(bits[0]) == bits[0] * planes * work.chunks
         assert 1 <= work.group_tiles <= work.column_tiles
         assert work.group_tiles * work.rhs_tile_entries <= accelerator.buffers.rhs_entries
         if output.plane_bits:  # the planes of a group, and of two tiles of the one before that are still being written
@@ -136,7 +139,6 @@ def test_buffers_hold_what_must_lie_in_them_together(machine, layer, array, outp
         assert (work.row_tiles - 1) * work.dm < len(work.kernels) <= work.row_tiles * work.dm
         assert 1 <= work.last_columns <= work.dn
         assert (work.column_tiles - 1) * work.dn + work.last_columns == layer.pixels
-        assert work.steps(bits[0]) == bits[0] * bits[1] * work.chunks
         assert work.lhs_tile_words(bits[0]) == accelerator.array.dm * entries * lanes
         assert work.column_words == taps * bits[1] * (behind - first)
         assert work.row_runs * work.run_words == layer.kernel[1] * bits[1] * (behind - first)

@@ -77,6 +77,7 @@ class FetchWork:
     words: tuple[int, int, int] = (0, 1, 1)  # of a pixel's plane: first and behind the last one read, and all of them
     segments: tuple[tuple[int, int], ...] = ((1, 1),)  # weight bits, row tiles
     bits: int = 1  # of the activations
+    signed: bool = False  # the activations
     constants: bool = False
     group_tiles: int = 1
     resident: bool = False
@@ -97,7 +98,9 @@ class FetchGeometry:
         self.window_words = work.kernel[0] * work.kernel[1] * self.read_words
         self.chunks = -(-self.window_words // self.lanes)
         self.rows = [b * self.chunks + work.constants for b, tiles in work.segments for _ in range(tiles)]
-        self.entries = {"lhs": self.rows, "rhs": [work.bits * self.chunks] * self.column_tiles}
+        self.side_by_side = accelerator.planes
+        self.column_entries = -(-work.bits // self.side_by_side) * self.chunks
+        self.entries = {"lhs": self.rows, "rhs": [self.column_entries] * self.column_tiles}
         self.pixel = work.words[2] * work.bits
         self.image_words = work.size[0] * work.size[1] * self.pixel
 
@@ -125,7 +128,8 @@ class FetchGeometry:
             "group_tiles": work.group_tiles,
             "last_group_tiles": (self.column_tiles - 1) % work.group_tiles + 1,
             "last_columns": self.pixels - (self.column_tiles - 1) * self.array.dn,
-            "rhs_tile_entries": work.bits * self.chunks,
+            "rhs_tile_entries": self.column_entries,
+            "signed_activations": work.signed,
             "lhs_base": LHS_BASE,
             "window_words": self.window_words,
             "pixel_words": self.read_words,
@@ -186,7 +190,13 @@ class FetchGeometry:
                     entry, lane = divmod(tap * self.read_words + word, self.lanes)
                     for plane in range(work.bits):
                         address = window + (row * work.size[1] + step) * self.pixel + word * work.bits + plane
-                        places.append(((column // self.ports, plane * self.chunks + entry, lane), address))
+                        vector = column // self.ports
+                        if self.side_by_side == 1:
+                            places.append(((vector, plane * self.chunks + entry, lane), address))
+                            continue
+                        top = plane == work.bits - 1 and work.signed  # is the sign of all planes above it
+                        copies = range(plane, self.side_by_side if top else plane + 1)
+                        places += [((vector, entry, copy * self.lanes + lane), address) for copy in copies]
         return places
 
     def places(self, side: str, number: int):

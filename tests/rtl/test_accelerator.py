@@ -14,7 +14,7 @@ from hardware.layer import Layer
 from hardware.operands import Operands
 from hardware.registers import MAGIC, REGISTERS, ErrorCode
 from hardware.timing import VECTOR_LATENCY, sums_latency
-from rtl.accelerator import BitSerialAccelerator
+from rtl.accelerator import Machine
 from rtl.control import FLUSH_CYCLES
 from sim.reference import reference_sums
 
@@ -175,7 +175,7 @@ def operands(integers):
 
 
 def test_a_program_runs_from_registers_to_interrupt(simulate, accelerator, operands):
-    lowered, dut = lower(operands, accelerator), BitSerialAccelerator(accelerator, 0x0123_4567_89AB_CDEF)
+    lowered, dut = lower(operands, accelerator), Machine(accelerator, 0x0123_4567_89AB_CDEF)
     bus = Bus(dut, lowered.image, accelerator.memory.latency)
 
     async def testbench(ctx):
@@ -198,7 +198,7 @@ def test_a_program_runs_from_registers_to_interrupt(simulate, accelerator, opera
 
 
 def test_it_stops_and_starts_again(simulate, accelerator, operands):
-    lowered, dut = lower(operands, accelerator), BitSerialAccelerator(accelerator)
+    lowered, dut = lower(operands, accelerator), Machine(accelerator)
     illegal = encode(dict.fromkeys(FIELDS, 0))
     bus = Bus(dut, np.concatenate([lowered.image, illegal]), accelerator.memory.latency)
 
@@ -273,7 +273,7 @@ async def stop_and_start(ctx, bus: Watched, lowered, sums: np.ndarray, at: int, 
 
 
 def test_nothing_of_a_stopped_program_passes_and_a_start_right_behind_it_runs(simulate, accelerator, operands, parts):
-    lowered, dut = lower(operands, accelerator), BitSerialAccelerator(accelerator)
+    lowered, dut = lower(operands, accelerator), Machine(accelerator)
     bus, sums = Watched(dut, lowered.image, accelerator.memory.latency, parts), reference_sums(operands)
 
     async def testbench(ctx):

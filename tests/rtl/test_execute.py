@@ -23,6 +23,11 @@ class Work:
     last_columns: int = 3
     taps: int = 0  # of a vector pass, whose row tiles are groups of channels
     signed: tuple[int, int] = (1, 0)  # weights, activations
+    planes: int = 1  # of the activations, side by side
+
+    @property
+    def activation_steps(self) -> int:
+        return -(-self.bits // self.planes)
 
     @property
     def rows(self) -> list[int]:
@@ -44,7 +49,7 @@ class Work:
             "group_tiles": self.group_tiles,
             "last_group_tiles": (self.column_tiles - 1) % self.group_tiles + 1,
             "last_columns": self.last_columns,
-            "rhs_tile_entries": self.bits * self.chunks,
+            "rhs_tile_entries": self.activation_steps * self.chunks,
             "write_sums": not self.constants,
             "taps": self.taps,
             "pixel_words": len(self.rows),  # with four channels at a time and one lane
@@ -72,13 +77,13 @@ class Step:
 
 def tile_steps(work: Work, w: int, lhs: int, rhs: int, constants: bool):
     """Steps of one output tile whose operands lie from entries ``lhs`` and ``rhs`` on."""
-    a, chunks, steps = work.bits, work.chunks, []
+    a, chunks, steps = work.activation_steps, work.chunks, []
     for diagonal in reversed(range(w + a - 1)) if w else ():
         pairs = [(i, diagonal - i) for i in reversed(range(w)) if 0 <= diagonal - i < a]
         for i, j in pairs:
             for chunk in range(chunks):
                 starts = (i, j, chunk) == (*pairs[0], 0)
-                negative = bool(work.signed[1] and j == a - 1)
+                negative = bool(work.signed[1] and j == a - 1 and work.planes == 1)  # else the array sees to it
                 counts, starts_columns = i == 0, (j, chunk) == (a - 1, 0)
                 bits = {
                     "clear": not steps,
@@ -110,7 +115,7 @@ def ref_matrix(work: Work):
             entries = w * work.chunks + work.constants
             for tile in tiles:
                 last_row, needs = row == len(rows) - 1, (lhs_tiles, tile + 1)
-                rhs = tile * work.bits * work.chunks
+                rhs = tile * work.activation_steps * work.chunks
                 *others, last = tile_steps(work, w, fetched, rhs, work.constants and tile == group)
                 yield from (replace(step, needs=needs) for step in others)
                 place = {
@@ -184,13 +189,16 @@ async def begin(ctx, execute, work: Work) -> None:
 
 @pytest.mark.parametrize(("ports", "signed"), [(1, (0, 0)), (2, (1, 0)), (4, (0, 1)), (1, (1, 1))])
 @pytest.mark.parametrize("often", [1.0, 0.15])
-def test_steps_are_those_of_the_loops_and_wait_for_their_tokens(simulate, machine, often, ports, signed):
+@pytest.mark.parametrize("kind", ["bit_serial", "serial_weight"])
+def test_steps_are_those_of_the_loops_and_wait_for_their_tokens(simulate, machine, kind, often, ports, signed):
     rng = np.random.default_rng(4)
-    execute = Execute(machine(dm=4, dn=DN, ports=ports, lhs_entries=DEPTH["lhs"], rhs_entries=DEPTH["rhs"]))
+    depths = {f"{side}_entries": depth for side, depth in DEPTH.items()}
+    accelerator = machine(kind=kind, dm=4, dn=DN, ports=ports, **depths)
+    execute = Execute(accelerator)
     strobes = execute.lhs_ready, execute.rhs_ready
 
     async def testbench(ctx):
-        for work in (replace(work, signed=signed) for work in WORKS):
+        for work in (replace(work, signed=signed, planes=accelerator.planes) for work in WORKS):
             steps = list(ref_vector(work) if work.taps else ref_matrix(work))
             totals, place = steps[-1].needs, {}
             await begin(ctx, execute, work)

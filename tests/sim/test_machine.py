@@ -19,13 +19,17 @@ MEMORIES = [(0, 1), (1, 1), (0, 7), (200, 1), (33, 3), (1000, 64)]  # latency, c
 
 
 @pytest.fixture(scope="module")
-def machines(tiny, machine) -> dict[int, Accelerator]:
-    """By ports: the preset, one in whose small buffers few layers find all their weights, one of another shape."""
+def machines(tiny, machine) -> dict[str, Accelerator]:
+    """The preset, one in whose small buffers few layers find all their weights, one of another shape, other kinds."""
     return {
-        1: tiny,
-        2: machine(ports=2, lhs_entries=32, rhs_entries=64),
-        4: machine(dm=4, dn=4, dk=128, ports=4, lhs_entries=256, rhs_entries=256, plane_words=16),
+        "preset": tiny,
+        "small buffers": machine(ports=2, lhs_entries=32, rhs_entries=64),
+        "four ports": machine(dm=4, dn=4, dk=128, ports=4, lhs_entries=256, rhs_entries=256, plane_words=16),
+        "serial weights": machine(kind="serial_weight", dk=128, ports=2, lhs_entries=32, rhs_entries=16),
     }
+
+
+MACHINES = ("preset", "small buffers", "four ports", "serial weights")
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +55,20 @@ def passes_of(operands: Operands, accelerator: Accelerator) -> tuple[Pass, ...]:
     return schedule(layer, operands.weight_bits, bits, accelerator, operands.signed_weights, operands.bipolar).passes
 
 
-@pytest.mark.parametrize("ports", [1, 2, 4])
+@pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize(("latency", "cycles_per_word"), MEMORIES)
-def test_random_layers_are_exact_behind_any_memory(machines, draw, ports, latency, cycles_per_word):
-    accelerator = machines[ports]
+def test_random_layers_are_exact_behind_any_memory(machines, draw, name, latency, cycles_per_word):
+    accelerator = machines[name]
+    ports = accelerator.memory.ports
     work = draw(accelerator, 10_000 * ports + 10 * latency + cycles_per_word, 6)
     memory = Memory(ports=ports, latency=latency, cycles_per_word=cycles_per_word)
     check(work, run_on_rtl(work, accelerator, memory).layers)
 
 
-@pytest.mark.parametrize("ports", [1, 2, 4])
-def test_layers_of_every_kind_are_exact(machines, draw, ports):
-    accelerator = machines[ports]
+@pytest.mark.parametrize("name", MACHINES)
+def test_layers_of_every_kind_are_exact(machines, draw, name):
+    accelerator = machines[name]
+    ports = accelerator.memory.ports
     work = draw(accelerator, 100 + ports, 40)
     plans = [passes_of(operands, accelerator) for operands in work]
     kinds = {
@@ -115,7 +121,7 @@ def test_bipolar_layers_are_exact_where_a_window_does_not_fill_its_last_entry(ma
         )
         for layer, channels, kind in ((full, 128, {}), (half, 64, {"bipolar": True}))
     ]
-    check(work, run_on_rtl(work, machines[4]).layers)
+    check(work, run_on_rtl(work, machines["four ports"]).layers)
 
 
 def test_a_pruned_layer_is_zero_and_free_between_others(tiny, draw):
@@ -132,14 +138,15 @@ def test_a_pruned_layer_is_zero_and_free_between_others(tiny, draw):
 
 @pytest.mark.parametrize("value", ["least", "most"])
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_extreme_integers_are_exact(tiny, value, signed):
-    layer = Layer("extreme", "linear", in_channels=640, out_channels=3, images=3, signed_activations=signed)
+@pytest.mark.parametrize("name", ["preset", "serial weights"])
+def test_the_extreme_integers_are_exact(machines, name, value, signed):
+    layer = Layer("extreme", "linear", in_channels=256, out_channels=3, images=3, signed_activations=signed)
     low, high = (-128, 127) if signed else (0, 255)
     constant = low if value == "least" else high
-    weights, activations = np.full((3, 640, 1, 1), constant), np.full((3, 640, 1, 1), constant)
+    weights, activations = np.full((3, 256, 1, 1), constant), np.full((3, 256, 1, 1), constant)
     work = [Operands(layer, weights, activations, (8, 8, 8), 8, signed_weights=signed)]
-    (result,) = run_on_rtl(work, tiny).layers
-    assert (result.outputs == 640 * constant**2).all()
+    (result,) = run_on_rtl(work, machines[name]).layers
+    assert (result.outputs == 256 * constant**2).all()
     check(work, (result,))
 
 
@@ -177,6 +184,8 @@ def test_a_wrong_reference_and_a_wrong_model_are_noticed(tiny, draw, monkeypatch
         {"dk": 512},
         {"dm": 16, "dn": 2, "ports": 2},
         {"dm": 16, "dn": 16, "ports": 4},  # bitserial-cloud, a quarter as wide
+        {"kind": "serial_weight", "dm": 4, "dn": 4, "ports": 4},
+        {"kind": "serial_weight", "dk": 256, "dn": 3},
     ],
     ids=str,
 )

@@ -1,0 +1,9 @@
+"""The array of every kind of accelerator."""
+
+from rtl.array import BitSerialArray
+from rtl.serial_weight import SerialWeightArray
+
+ARRAYS = {"bit_serial": BitSerialArray, "serial_weight": SerialWeightArray}
+"""By `hardware.accelerator.Accelerator.kind`."""
+OWN_SOURCES = {"bit_serial": (), "serial_weight": ("serial_weight.py",)}
+"""Sources in this folder that machines of no other kind are made of; what all have is this folder's but this file."""
