@@ -5,5 +5,9 @@ from rtl.serial_weight import SerialWeightArray
 
 ARRAYS = {"bit_serial": BitSerialArray, "serial_weight": SerialWeightArray}
 """By `hardware.accelerator.Accelerator.kind`."""
-OWN_SOURCES = {"bit_serial": (), "serial_weight": ("serial_weight.py",)}
+OWN_SOURCES = {
+    "bit_serial": (),
+    "serial_weight": ("serial_weight.py",),
+    "bit_fusion": ("fusion.py", "fusion_routing.py"),  # no machine yet, only its unit
+}
 """Sources in this folder that machines of no other kind are made of; what all have is this folder's but this file."""

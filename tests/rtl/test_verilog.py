@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import rtl.verilog
+from rtl.arrays import OWN_SOURCES
 from rtl.verilog import TOP, engine_verilog, gateware_hash, rtl_hash
 
 GENERATE = """
@@ -84,6 +86,22 @@ def test_a_changed_source_or_amaranth_is_another_machine(tiny, monkeypatch, tmp_
         assert rtl_hash(tiny) != before
     _forget()
     assert rtl_hash(tiny) == before
+
+
+def test_what_only_other_kinds_are_made_of_does_not_make_another_machine(tiny, machine, monkeypatch, tmp_path):
+    before = {kind: rtl_hash(machine(kind=kind)) for kind in ("bit_serial", "serial_weight")}
+    assert len(set(before.values())) == 2
+    more = tmp_path / "serial_weight.py"
+    more.write_text("x = 1\n")
+    monkeypatch.setattr("rtl.verilog._SOURCES", (*rtl.verilog._SOURCES, more))
+    _forget()
+    assert rtl_hash(tiny) == before["bit_serial"]
+    assert rtl_hash(machine(kind="serial_weight")) != before["serial_weight"]
+
+
+def test_every_source_of_a_kind_of_its_own_is_there():
+    folder = {source.name for source in map(Path, rtl.verilog._SOURCES)}
+    assert {name for names in OWN_SOURCES.values() for name in names} <= folder
 
 
 def test_verilog_is_generated_once_and_then_read_from_the_cache(machine, monkeypatch, tmp_path):
