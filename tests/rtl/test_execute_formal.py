@@ -148,13 +148,14 @@ class ExecuteProof(Component):
         return m
 
 
-def small(machine, dn: int, ports: int):
-    return with_small_rings(machine(dm=max(2, ports), dn=dn, ports=ports))
+def small(machine, dn: int, ports: int, kind: str = "bit_serial"):
+    return with_small_rings(machine(kind=kind, dm=max(2, ports), dn=dn, ports=ports))
 
 
 PROOFS = {
     "execute": lambda machine, module=rtl.execute: ExecuteProof(small(machine, 2, 1), module),
     "execute with two ports": lambda machine: ExecuteProof(small(machine, 2, 2)),
+    "execute, planes side by side": lambda machine: ExecuteProof(small(machine, 2, 1, "serial_weight")),
 }
 
 

@@ -190,7 +190,7 @@ class WriterProof(Component):
     def __init__(self, accelerator, module: ModuleType = rtl.fetch):
         self._accelerator, self._unit = accelerator, module.Writer(accelerator)
         own = accelerator.array.dn // accelerator.memory.ports
-        ranges = {"activation_bits": (1, 2), "chunks": (1, 2)}
+        ranges = {"activation_bits": (1, 2), "chunks": (1, 2), "signed_activations": (0, 1)}
         self._free = FreeInstruction(ranges, settled=SETTLED)
         self._columns = own
         free = {"word": 64, "word_valid": 1, "tile": FETCHED.size, "tile_valid": 1, "tile_last": 1}
@@ -201,9 +201,10 @@ class WriterProof(Component):
         m.submodules.unit = unit = self._unit
         free, array, ports = self._free, self._accelerator.array, self._accelerator.memory.ports
         bits, chunks = free["activation_bits"], free["chunks"]
-        size = chunks << (bits == 2)  # of a column tile: one lane, so as many words of a column
+        size = chunks << (bits == 2)  # words of a column, which has one lane, and so entries of a column tile,
+        column_entries = size if self._accelerator.planes == 1 else chunks  # unless they hold both planes
         tile, head, has, left, ends = data.View(FETCHED, self.tile), Signal(FETCHED), Signal(), Signal(), Signal()
-        free.build(m, self, ~has & ~left, 1, {"rhs_tile_entries": size, "window_words": chunks})
+        free.build(m, self, ~has & ~left, 1, {"rhs_tile_entries": column_entries, "window_words": chunks})
         taken = self.tile_valid & unit.tile.ready
         m.d.comb += [
             unit.instruction.eq(free.instruction),
@@ -250,12 +251,13 @@ class WriterProof(Component):
             ("rhs", ~head.is_lhs, unit.rhs_write, unit.rhs_ready),
         ):
             base, due = Signal(2, name=f"{side}_base"), Signal(2, name=f"{side}_due")
+            tile_entries = entries if side == "lhs" else column_entries
             m.d.sync += [
-                base.eq(Mux(free.start, 0, base + Mux(ends & mine, entries, 0))),
+                base.eq(Mux(free.start, 0, base + Mux(ends & mine, tile_entries, 0))),
                 due.eq(due + (ends & mine) - ready),
             ]
             came[side] = past(m, self.word_valid & mine)
-            begins, many, which = past(m, base), past(m, entries), past(m, vector)
+            begins, many, which = past(m, base), past(m, tile_entries), past(m, vector)
             with m.If(came[side]):  # into the tile's own vector and entries
                 m.d.comb += [
                     Assert(write.select == 1 << which),
@@ -264,6 +266,11 @@ class WriterProof(Component):
                 ]
             with m.Else():
                 m.d.comb += Assert(write.select == 0)
+            if side == "rhs" and self._accelerator.planes > 1:  # each word in its plane, the last one's sign above it
+                plane = past(m, entry[0] & (bits == 2))
+                top = past(m, free["signed_activations"] & ((bits == 1) | entry[0]))
+                mask = Mux(top, Mux(plane, 0b11111110, 0b11111111), Mux(plane, 0b10, 0b1))
+                m.d.comb += Assert(~came[side] | (write.lane.as_value() == mask))
             m.d.comb += Assert(~ready | (due != 0))  # no tile is ready before its last word
             within(m, WORD_TO_READY, (due != 0) & ~ready)
         return m
@@ -352,8 +359,8 @@ class StageProof(FetchProof):
         return m
 
 
-def small(machine, dn: int, ports: int):
-    return with_small_rings(machine(dm=max(2, ports), dn=dn, ports=ports))
+def small(machine, dn: int, ports: int, kind: str = "bit_serial"):
+    return with_small_rings(machine(kind=kind, dm=max(2, ports), dn=dn, ports=ports))
 
 
 PROOFS = {
@@ -361,6 +368,9 @@ PROOFS = {
     "requester of the second port": lambda machine, module=rtl.fetch: RequesterProof(small(machine, 2, 2), 1, module),
     "writer": lambda machine, module=rtl.fetch: WriterProof(small(machine, 2, 1), module),
     "writer of one of two ports": lambda machine: WriterProof(small(machine, 4, 2)),
+    "writer of planes side by side": lambda machine, module=rtl.fetch: WriterProof(
+        small(machine, 2, 1, "serial_weight"), module
+    ),
 }
 QUICK_PROOFS = ("requester",)
 
@@ -421,6 +431,9 @@ def test_the_proof_of_fetch_fails_for_a_unit_with_a_fault(tmp_path: Path, machin
 
 
 MUTANTS = {  # which proof, text of rtl/fetch.py, what it becomes
+    "plane in the place of the one before": ("writer of planes side by side", "of_plane << 1", "of_plane"),
+    "sign left out": ("writer of planes side by side", "& beyond)", "& beyond & 0)"),
+    "sign of unsigned ones": ("writer of planes side by side", "planes.last & instr.signed_activations", "planes.last"),
     "tile taken while one is there": ("writer", "tile.ready.eq(tile_end | ~self.busy)", "tile.ready.eq(1)"),
     "tile taken a cycle late": ("writer", "tile.ready.eq(tile_end | ~self.busy)", "tile.ready.eq(~self.busy)"),
     "tile of the columns before": ("writer", "columns.begin(self.tile.payload.columns)", "columns.begin(tile.columns)"),
