@@ -70,7 +70,8 @@ class ExecuteProof(Component):
             [Signal(TILE, name=f"tile_{i}") for i in range(3)],
             Signal(2),
         )
-        products = order.bits << (free["activation_bits"] == 2) << (free["chunks"] == 2)
+        planes = (free["activation_bits"] == 2) & (self._accelerator.planes == 1)  # else one step takes both
+        products = order.bits << planes << (free["chunks"] == 2)
         constants = ~free["write_sums"] & order.first_in_group
         m.d.comb += [
             head.eq(queue[0]),
