@@ -12,8 +12,6 @@ from rtl.datapath import at_hand
 from rtl.interface import ACCUMULATOR_BITS
 
 PLANES = ACTIVATION_PLANES["serial_weight"]
-
-
 VALUE = signed(PLANES + 1)
 PAIR = signed(PLANES + 2)
 
