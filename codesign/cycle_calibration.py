@@ -140,4 +140,4 @@ def check_cycle_calibration(accelerator: Accelerator) -> str | None:
 
 def _constants(accelerator: Accelerator) -> dict[str, int]:
     numbers = {name: value for name, value in vars(timing).items() if name.isupper()}
-    return numbers | {"ARRAY_LATENCY": timing.array_latency(accelerator.array.dk, accelerator.planes)}
+    return numbers | {"ARRAY_LATENCY": timing.array_latency(accelerator.array.dk, accelerator.kind)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codesign.tensors import Tensor, instruction, plane_words, row_tile_words
+from codesign.tensors import Tensor, activation_words, instruction, row_tile_words
 from hardware.accelerator import Accelerator
 from hardware.errors import InputError
 from hardware.instruction import INSTRUCTION_WORDS, encode
@@ -70,7 +70,8 @@ def lower(operands: Operands, accelerator: Accelerator) -> LoweredLayer:
     check_ranges(operands)
     plan = schedule(layer, operands.weight_bits, bits, accelerator, operands.signed_weights, operands.bipolar)
     weights = [row_tile_words(operands.weights, work, layer.groups) for work in plan.passes]
-    activations = plane_words(operands.activations, bits, layer.padding)
+    bits = accelerator.traits.padded(bits)
+    activations = activation_words(operands.activations, bits, layer.padding, accelerator.traits)
     weights_base = lhs_base = len(plan.passes) * INSTRUCTION_WORDS
     rhs_base = lhs_base + sum(len(tiles) for tiles in weights)
     result_base = rhs_base + len(activations)

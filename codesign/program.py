@@ -11,12 +11,13 @@ import numpy as np
 
 from codesign.integers import IntegerLayer, IntegerNetwork
 from codesign.operations import Operation, Value, list_operations
-from codesign.tensors import Tensor, instruction, plane_words, row_tile_words
+from codesign.tensors import Tensor, activation_words, instruction, row_tile_words
 from hardware.accelerator import Accelerator, Memory
 from hardware.arithmetic import ADDITION, LOWEST_VALUE, Requantization, averaging, to_activations
 from hardware.cycles import program_cycles
 from hardware.errors import InputError
 from hardware.instruction import VALUE_LANES, encode
+from hardware.kinds import Kind
 from hardware.layer import Layer
 from hardware.schedule import Output, Pass, schedule, value_words, vector_passes
 
@@ -55,6 +56,7 @@ class Written:
     tensor: Tensor
     reader: IntegerLayer | None
     channels: tuple[int, ...]
+    traits: Kind
 
     def count_mismatches(self, memory: np.ndarray, values: np.ndarray) -> tuple[int, int]:
         """Outputs and how many are wrong: the memory after the run, the node's values ``(1, C, H, W)``."""
@@ -66,8 +68,9 @@ class Written:
             return values.size, int((got.transpose(0, 3, 1, 2) != values).sum())
         reader = self.reader
         expected = to_activations(values, reader.activation_multiplier, *reader.levels)
-        bits = reader.activation_bits
-        difference = words ^ plane_words(expected, bits, tensor.border)  # the border and unused channels must be 0
+        bits = self.traits.padded(reader.activation_bits)
+        # The border and unused channels must be 0.
+        difference = words ^ activation_words(expected, bits, tensor.border, self.traits)
         return values.size, int(np.unpackbits(difference.view(np.uint8)).sum())
 
 
@@ -108,7 +111,9 @@ class Program:
         """The memory with one float64 image ``(1, C, H, W)``, quantized as its readers want it."""
         memory = self.memory.copy()
         for layer, tensor in self.image_tensors:
-            words = plane_words(layer.activations(image), layer.activation_bits, tensor.border)
+            traits = self.accelerator.traits
+            bits = traits.padded(layer.activation_bits)
+            words = activation_words(layer.activations(image), bits, tensor.border, traits)
             memory[tensor.base : tensor.base + len(words)] = words
         return memory
 
@@ -180,9 +185,13 @@ class _Builder:
         self._place(words)
         return tensor
 
+    def _stored_bits(self, layer: IntegerLayer) -> int:
+        """Bits of a layer's activations in memory."""
+        return self.accelerator.traits.padded(layer.activation_bits)
+
     def _image_tensor(self, layer: IntegerLayer) -> Tensor:
         shape = layer.layer
-        words = -(-shape.in_channels // 64) * layer.activation_bits
+        words = -(-shape.in_channels // 64) * self._stored_bits(layer)
         return self._tensor((shape.in_channels, shape.in_height, shape.in_width), words, shape.padding)
 
     # Outputs.
@@ -206,7 +215,7 @@ class _Builder:
             planes = self._plane_tensor(value, direct)
             fields |= _quantizer_fields(direct)
         return (
-            Output(values=values is not None, plane_bits=direct.activation_bits if direct else 0),
+            Output(values=values is not None, plane_bits=self._stored_bits(direct) if direct else 0),
             values,
             planes,
             fields,
@@ -216,7 +225,7 @@ class _Builder:
         """The planes that a layer reads, and with it all that quantize alike."""
         alike = [layer for layer in value.readers if _quantizer(layer) == _quantizer(reader)]
         border = max(one.layer.padding[0] for one in alike), max(one.layer.padding[1] for one in alike)
-        words = reader.activation_bits * -(-value.shape[0] // 64)
+        words = self._stored_bits(reader) * -(-value.shape[0] // 64)
         tensor = self._tensor(value.shape, words, border)
         for layer in alike:
             self.planes[layer] = tensor
@@ -228,7 +237,7 @@ class _Builder:
         for layer in value.readers:
             if layer not in self.planes:
                 shape = _windows(value.shape, Operation(operation.name, "move", [value], value, size=value.shape[1:]))
-                output, planes = Output(plane_bits=layer.activation_bits), self._plane_tensor(value, layer)
+                output, planes = Output(plane_bits=self._stored_bits(layer)), self._plane_tensor(value, layer)
                 for work in vector_passes("sum", shape, self.accelerator, output):
                     fields = instruction(
                         work, shape, self.values[value], planes=planes, plane_offset=_plane_offset(work)
@@ -242,7 +251,7 @@ class _Builder:
     def _note(self, operation: Operation, tensor: Tensor, reader: IntegerLayer | None) -> None:
         value = operation.output
         channels = self.orders.get(value, tuple(range(value.shape[0])))
-        self.written.append(Written(operation.name, value.name, tensor, reader, channels))
+        self.written.append(Written(operation.name, value.name, tensor, reader, channels, self.accelerator.traits))
 
     # Operations.
 

@@ -1,11 +1,11 @@
 """One layer as a program that writes values, bit planes or both, and what these must be; raw sums: `lower`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from codesign.lowering import POISON, check_ranges
-from codesign.tensors import Tensor, instruction, plane_words, row_tile_words
+from codesign.tensors import Tensor, activation_words, instruction, row_tile_words
 from hardware.accelerator import Accelerator
 from hardware.arithmetic import ACTIVATION_SHIFT, Requantization, to_activations
 from hardware.instruction import INSTRUCTION_WORDS, VALUE_LANES, encode
@@ -81,7 +81,8 @@ class RequantizedLayer:
         if self.planes is not None:
             bits = self.schedule.passes[0].output.plane_bits
             activations = to_activations(expected, self.rules.activation_multiplier, *self.rules.levels)
-            difference = results[start:] ^ plane_words(activations, bits, self.planes.border)
+            traits = self.schedule.accelerator.traits
+            difference = results[start:] ^ activation_words(activations, bits, self.planes.border, traits)
             outputs, wrong = outputs + expected.size, wrong + int(np.unpackbits(difference.view(np.uint8)).sum())
         return outputs, wrong
 
@@ -105,11 +106,13 @@ def lower_requantized(
     check_ranges(operands)
     order = range(layer.out_channels) if in_order else None
     kind = operands.signed_weights, operands.bipolar
+    output = replace(output, plane_bits=accelerator.traits.padded(output.plane_bits))
     plan = schedule(layer, operands.weight_bits, bits, accelerator, *kind, output=output, order=order)
     constants = rules.requantization.bias.astype(np.uint64) << np.uint64(32)
     constants |= rules.requantization.multiplier.astype(np.uint64)
     weights = [row_tile_words(operands.weights, work, layer.groups, constants) for work in plan.passes]
-    activations = plane_words(operands.activations, bits, layer.padding)
+    bits = accelerator.traits.padded(bits)
+    activations = activation_words(operands.activations, bits, layer.padding, accelerator.traits)
     lhs_base = len(plan.passes) * INSTRUCTION_WORDS
     rhs_base = lhs_base + sum(map(len, weights))
     result_address = rhs_base + len(activations)

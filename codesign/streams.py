@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from codesign.tensors import plane_words, row_tile_words
+from codesign.tensors import activation_words, row_tile_words
 from hardware.cost import words_read
+from hardware.kinds import KINDS
 from hardware.operands import Operands
 from hardware.planes import plane_pairs
 from hardware.schedule import Pass, Schedule
@@ -77,7 +78,7 @@ def image_words(operands: Operands) -> np.ndarray:
     """Bit planes of the activations in memory: uint64, (images, padded height, padded width, words, planes)."""
     layer, planes = operands.layer, operands.activation_bits
     height, width = layer.in_height + 2 * layer.padding[0], layer.in_width + 2 * layer.padding[1]
-    words = plane_words(operands.activations, planes, layer.padding)
+    words = activation_words(operands.activations, planes, layer.padding, KINDS["bit_serial"])
     return words.reshape(len(operands.activations), height, width, -1, planes)
 
 

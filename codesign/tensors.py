@@ -11,6 +11,7 @@ from hardware.instruction import (
     OPCODE_SUM,
     SEGMENTS,
 )
+from hardware.kinds import KINDS, Kind
 from hardware.layer import Layer
 from hardware.schedule import Pass
 
@@ -148,7 +149,8 @@ def _windows(work: Pass, layer: Layer, source: Tensor, window_row_step: int | No
 
     columns, rows, step = further(work.ports)
     fields = {
-        "window_words": work.window_words,
+        # Of packed operands fetch sees one plane, of so many more words.
+        "window_words": work.window_words * (work.activation_bits if KINDS[work.kind].packed else 1),
         "pixel_words": work.pixel_words,
         "taps": work.taps,
         "kernel_rows": work.kernel[0],
@@ -196,20 +198,26 @@ def pack_words(bits: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=-1, bitorder="little").view("<u8").astype(np.uint64)
 
 
-def plane_words(activations: np.ndarray, bits: int, border: tuple[int, int]) -> np.ndarray:
-    """Words ``[image][row][column][channel word][plane]`` of activations ``(images, C, height, width)``; border 0."""
+def activation_words(activations: np.ndarray, bits: int, border: tuple[int, int], traits: Kind) -> np.ndarray:
+    """Words ``[image][row][column][channel word][plane]`` of activations ``(images, C, height, width)``; border 0.
+
+    Where operands are packed, the ``bits`` words of 64 channels hold their values, one after another.
+    """
     vertical, horizontal = border
     channels = -(-activations.shape[1] // 64) * 64
     padded = np.pad(
         activations,
         ((0, 0), (0, channels - activations.shape[1]), (vertical, vertical), (horizontal, horizontal)),
     )
+    if traits.packed:
+        values = bit_planes(padded, bits).transpose(1, 3, 4, 2, 0)  # image, row, column, channel, bit
+        return pack_words(np.ascontiguousarray(values).reshape(-1, 64)).reshape(-1)
     planes = bit_planes(padded, bits).transpose(1, 3, 4, 0, 2)  # image, row, column, plane, channel
     return np.ascontiguousarray(pack_words(np.ascontiguousarray(planes)).swapaxes(-1, -2)).reshape(-1)
 
 
 def row_tile_words(weights: np.ndarray, work: Pass, groups: int = 1, constants: np.ndarray | None = None) -> np.ndarray:
-    """Words ``[row tile][row][plane][chunk][lane]``, each row's constants behind its planes.
+    """Words ``[row tile][row][plane][chunk][lane]``, each row's constants behind its planes, or packed values.
 
     Rows beyond the last kernel and bits beyond the last channel are 0, so what the activations hold there
     does not matter.
@@ -232,12 +240,17 @@ def row_tile_words(weights: np.ndarray, work: Pass, groups: int = 1, constants: 
     for bits, number in work.segments:
         rows = number * work.dm
         part = dense[start : start + rows]
-        words = np.zeros((rows, work.lhs_tile_entries(bits), work.lanes), dtype=np.uint64)
-        planes = np.zeros((rows, bits, work.chunks * work.lanes), dtype=np.uint64)
-        planes[:, :, : work.window_words] = pack_words(bit_planes(part, bits).transpose(1, 0, 2, 3)).reshape(
-            rows, bits, work.window_words
-        )
-        words[:, : bits * work.chunks] = planes.reshape(rows, -1, work.lanes)
+        entries = work.lhs_tile_entries(bits)
+        words = np.zeros((rows, entries, work.lanes), dtype=np.uint64)
+        if KINDS[work.kind].packed:
+            values = np.ascontiguousarray(bit_planes(part, bits).transpose(1, 2, 3, 0))  # row, tap, channel, bit
+            words.reshape(rows, -1)[:, : bits * work.window_words] = pack_words(values.reshape(rows, -1))
+        else:
+            planes = np.zeros((rows, bits, work.chunks * work.lanes), dtype=np.uint64)
+            planes[:, :, : work.window_words] = pack_words(bit_planes(part, bits).transpose(1, 0, 2, 3)).reshape(
+                rows, bits, work.window_words
+            )
+            words[:, : bits * work.chunks] = planes.reshape(rows, -1, work.lanes)
         if constants is not None:
             mine = work.kernels[start : start + rows]
             words[: len(mine), -1, 0] = constants[list(mine)]

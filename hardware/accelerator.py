@@ -4,21 +4,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from hardware.kinds import KINDS, Kind
 from hardware.specification import Name, Specification, built_in, find
-
-ACTIVATION_PLANES = {"bit_serial": 1, "serial_weight": 8}
-"""By kind of array: bit planes of the activations that it takes side by side; the others come one after another.
-
-``bit_serial`` takes one plane of each operand per cycle (after BISMO, arXiv 1806.08862); ``serial_weight`` one plane of
-the weights and whole activations (ReLeQ's accelerator, arXiv 1811.01704, after Stripes, MICRO 2016).
-"""
 
 
 class Array(Specification):
-    """``dm x dn`` dot-product units, each ``dk`` positions wide.
+    """``dm x dn`` dot-product units, each ``dk`` bits of a weight plane (or of packed weights) wide.
 
     In one cycle it multiplies ``dm`` rows of one weight bit plane by ``dn`` columns of as many activation bit planes as
-    `ACTIVATION_PLANES` says over ``dk`` positions.
+    its `hardware.kinds.Kind` says over ``dk`` positions. Of packed operands a unit is ``dk / 32`` fusion units.
     """
 
     dm: Annotated[int, Field(ge=2, le=64)]
@@ -75,7 +69,7 @@ class Accelerator(Specification):
     """One machine: everything that generating, scheduling and pricing it needs."""
 
     name: Name
-    kind: Literal["bit_serial", "serial_weight"]
+    kind: Literal["bit_serial", "serial_weight", "bit_fusion"]
     array: Array
     buffers: Buffers
     memory: Memory
@@ -93,12 +87,17 @@ class Accelerator(Specification):
     @property
     def peak_binary_macs(self) -> int:
         """Binary multiply-accumulates per cycle."""
-        return self.array.dm * self.array.dk * self.array.dn * self.planes
+        return self.array.dm * self.array.dk * self.array.dn * self.traits.products
+
+    @property
+    def traits(self) -> Kind:
+        """What its array's kind means for others."""
+        return KINDS[self.kind]
 
     @property
     def planes(self) -> int:
-        """Activation bit planes side by side in an activation buffer entry, see `ACTIVATION_PLANES`."""
-        return ACTIVATION_PLANES[self.kind]
+        """Activation bit planes side by side in an activation buffer entry."""
+        return self.traits.planes
 
     @property
     def lanes(self) -> int:

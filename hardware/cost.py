@@ -11,6 +11,7 @@ from hardware.accelerator import Accelerator
 from hardware.cycles import programs_cycles
 from hardware.errors import InputError
 from hardware.instruction import INSTRUCTION_WORDS
+from hardware.kinds import KINDS
 from hardware.layer import Layer
 from hardware.schedule import MAX_BITS, Output, Pass, Schedule, passes_of_widths
 
@@ -131,7 +132,7 @@ def _array_events(work: Pass, layer: Layer) -> Events:
         start += tiles * work.dm
     constants = work.row_tiles * work.groups * work.output.requantized
     return Events(
-        plane_products=array_steps * work.dm * work.dn * 64 * work.lanes * work.planes,
+        plane_products=array_steps * work.dm * work.dn * 64 * work.lanes * KINDS[work.kind].products,
         useful_products=useful,
         array_steps=array_steps,
         idle_steps=idle_steps + constants,

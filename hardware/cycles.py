@@ -111,7 +111,7 @@ def _numbers(work: Pass) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
         work.ports,
         work.lhs_depth,
         work.rhs_depth,
-        timing.sums_latency(64 * work.lanes, work.planes),
+        timing.sums_latency(64 * work.lanes, work.kind),
         INSTRUCTION_WORDS,
         len(work.segments),
     )

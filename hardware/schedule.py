@@ -28,6 +28,7 @@ from typing import Literal
 from hardware.accelerator import Accelerator
 from hardware.errors import InputError
 from hardware.instruction import SEGMENTS, VALUE_LANES
+from hardware.kinds import KINDS, Kind
 from hardware.layer import Layer
 
 MAX_BITS = 8
@@ -75,7 +76,8 @@ class Pass:
     signed_activations: bool
     bipolar: bool
     chunks: int
-    """Entries per bit plane of one window, or per as many planes as an entry holds side by side."""
+    """Entries per bit plane of one window, or per as many planes as an entry holds side by side; of packed operands,
+    per window."""
     column_tiles: int
     last_columns: int
     """Valid columns of the last column tile."""
@@ -91,8 +93,8 @@ class Pass:
     dm: int
     dn: int
     lanes: int
-    planes: int
-    """Activation planes that an entry holds side by side, and a step takes."""
+    kind: str
+    """The array's, of `hardware.kinds.KINDS`."""
     ports: int
     lhs_depth: int
     rhs_depth: int
@@ -119,17 +121,12 @@ class Pass:
 
     def lhs_tile_entries(self, bits: int) -> int:
         """Entries of one row tile of a width in each row's memory."""
-        return bits * self.chunks + self.output.requantized
-
-    @property
-    def activation_steps(self) -> int:
-        """Steps that meet a weight plane with all of the activations' planes."""
-        return -(-self.activation_bits // self.planes)
+        return weight_entries(KINDS[self.kind], bits, self.window_words, self.lanes) + self.output.requantized
 
     @property
     def rhs_tile_entries(self) -> int:
         """Entries of one column tile in each column's memory."""
-        return self.activation_steps * self.chunks
+        return activation_entries(KINDS[self.kind], self.activation_bits, self.window_words, self.lanes)
 
     def lhs_tile_words(self, bits: int) -> int:
         """Memory words of one row tile of a width."""
@@ -157,7 +154,11 @@ class Pass:
         """
         if self.operation != "matrix":
             return self.taps * max(1, self.dm // VALUE_LANES // self.lanes)
-        return bits * self.activation_steps * self.chunks
+        entries = self.rhs_tile_entries
+        if not KINDS[self.kind].packed:
+            return bits * entries
+        # A step takes 2 / bits of the other operand's entries; behind the end of either there is but padding.
+        return min((self.lhs_tile_entries(bits) - self.output.requantized) * self.activation_bits, entries * bits) // 2
 
     @property
     def groups(self) -> int:
@@ -179,6 +180,18 @@ class Pass:
     def plane_words(self) -> int:
         """Words of one bit plane of one output pixel."""
         return -(-self.row_tiles * self.dm // 64)
+
+
+def weight_entries(kind: Kind, bits: int, window_words: int, lanes: int) -> int:
+    """Entries of one row tile, without its constants, of windows of so many words of a bit plane."""
+    return -(-bits * window_words // lanes) if kind.packed else bits * -(-window_words // lanes)
+
+
+def activation_entries(kind: Kind, bits: int, window_words: int, lanes: int) -> int:
+    """Entries of one column tile."""
+    if kind.packed:
+        return -(-bits * window_words // lanes)
+    return -(-bits // kind.planes) * -(-window_words // lanes)
 
 
 @dataclass(frozen=True)
@@ -240,14 +253,23 @@ def schedule(
             "bipolar layer's activations over all channels: give its weights one more bit instead."
         )
     _check_sums(layer, max(widths), activation_bits, signed_weights, bipolar)
+    traits = accelerator.traits
+    activation_bits = traits.padded(activation_bits)
+    if traits.packed:
+        if bipolar:
+            raise InputError(
+                f"layer {layer.name!r} has bipolar weights, which {accelerator.name} does not take: give them one more "
+                "bit instead."
+            )
+        widths = {traits.padded(max(widths))}  # its array is set to one width for all kernels
     kernels = _all_kernels(layer.out_channels) if order is None else tuple(order)
+    if per_kernel and output.sums:
+        kernels = tuple(kernel for kernel in kernels if per_kernel[kernel])
     segments: list[tuple[tuple[int, int], ...]]
     if len(widths) == 1:
         parts = _parts(layer, kernels if max(widths) or not output.sums else (), accelerator, output)
         segments = [((max(widths), -(-len(part) // accelerator.array.dm)),) for part in parts]
     else:
-        if output.sums:
-            kernels = tuple(kernel for kernel in kernels if per_kernel[kernel])
         if order is None and not reads_apart(layer):
             kernels = _by_width(kernels, per_kernel)
         parts = _parts(layer, kernels, accelerator, output)
@@ -294,9 +316,18 @@ def passes_of_widths(
     for w, a in widths:
         try:
             _check_sums(layer, w, a, True, False)
+            bits = accelerator.traits.padded(w), accelerator.traits.padded(a)
             planned = {
                 key: _plan(
-                    "matrix", layer, parts[i], ((w, row_tiles[i]),), a, accelerator, (True, False), output, *reads[i]
+                    "matrix",
+                    layer,
+                    parts[i],
+                    ((bits[0], row_tiles[i]),),
+                    bits[1],
+                    accelerator,
+                    (True, False),
+                    output,
+                    *reads[i],
                 )
                 for key, i in alike.items()
             }
@@ -433,17 +464,18 @@ def _plan(
     dense_rows: bool,
 ) -> Pass:
     array, lanes, buffers = accelerator.array, accelerator.lanes, accelerator.buffers
+    traits = accelerator.traits
     window_words = layer.kernel[0] * layer.kernel[1] * (channel_words[1] - channel_words[0])
-    chunks = -(-window_words // lanes)
     column_tiles = -(-layer.pixels // array.dn)
     matrix = operation == "matrix"
-    entries = [bits * chunks + output.requantized for bits, _ in segments] if matrix else [0]
+    entries = [weight_entries(traits, bits, window_words, lanes) + output.requantized for bits, _ in segments]
+    entries = entries if matrix else [0]
     _check_fit(layer, "weight", max(entries), buffers.lhs_entries)
-    column_entries = -(-activation_bits // accelerator.planes) * chunks
+    column_entries = activation_entries(traits, activation_bits, window_words, lanes)
     _check_fit(layer, "activation", column_entries, buffers.rhs_entries)
     row_tiles = sum([tiles for _, tiles in segments])
-    weight_entries = sum([size * tiles for size, (_, tiles) in zip(entries, segments, strict=True)])
-    lhs_resident = weight_entries <= buffers.lhs_entries
+    needed = sum([size * tiles for size, (_, tiles) in zip(entries, segments, strict=True)])
+    lhs_resident = needed <= buffers.lhs_entries
     fit = buffers.rhs_entries // column_entries
     group = column_tiles if fit >= column_tiles else max(1, fit // 2)  # half works while the other half fills
     if lhs_resident:
@@ -460,7 +492,7 @@ def _plan(
         signed_weights=weight_kind[0],
         bipolar=weight_kind[1],
         signed_activations=layer.signed_activations,
-        chunks=chunks,
+        chunks=column_entries if traits.packed else -(-window_words // lanes),
         column_tiles=column_tiles,
         last_columns=layer.pixels - (column_tiles - 1) * array.dn,
         group_tiles=group,
@@ -472,7 +504,7 @@ def _plan(
         dm=array.dm,
         dn=array.dn,
         lanes=lanes,
-        planes=accelerator.planes,
+        kind=accelerator.kind,
         ports=accelerator.memory.ports,
         lhs_depth=buffers.lhs_entries,
         rhs_depth=buffers.rhs_entries,

@@ -99,6 +99,9 @@ RESPONSE_TO_END = 2
 BUFFER_LATENCY = 3
 """Array step to its operands out of the buffers."""
 
+FUSION_UNIT_LATENCY = 5
+"""Packed operands at a fusion unit's routers to the sum of their products."""
+
 
 def popcount_latency(dk: int) -> int:
     """Operands at the array's inputs to their count: low bits of the products, levels of counters, adder.
@@ -118,17 +121,25 @@ def masked_sum_latency(dk: int) -> int:
     return 1 + levels // 2
 
 
-def array_latency(dk: int, planes: int = 1) -> int:
+def fusion_latency(dk: int) -> int:
+    """Entries at the array's inputs to the sum of their products: choice of their parts, fusion units, two levels of
+    adders per cycle."""
+    levels = (dk // 32).bit_length() - 1
+    return 1 + FUSION_UNIT_LATENCY + (levels + 1) // 2
+
+
+def array_latency(dk: int, kind: str = "bit_serial") -> int:
     """Step at the array's inputs to its sum in the accumulator: buffer, sum of products, add 1.
 
     Parameters
     ----------
-    planes:
-        Activation planes taken side by side, see `hardware.accelerator.ACTIVATION_PLANES`.
+    kind:
+        Of `hardware.kinds.KINDS`.
     """
-    return BUFFER_LATENCY + (popcount_latency(dk) if planes == 1 else masked_sum_latency(dk)) + 1
+    latencies = {"bit_serial": popcount_latency, "serial_weight": masked_sum_latency, "bit_fusion": fusion_latency}
+    return BUFFER_LATENCY + latencies[kind](dk) + 1
 
 
-def sums_latency(dk: int, planes: int = 1) -> int:
+def sums_latency(dk: int, kind: str = "bit_serial") -> int:
     """Array step taken to its sum in the accumulator."""
-    return ISSUE_LATENCY + array_latency(dk, planes)
+    return ISSUE_LATENCY + array_latency(dk, kind)

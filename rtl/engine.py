@@ -166,6 +166,16 @@ class Engine(Component):
         if accelerator.planes > 1:
             values = Cat(entry[: shape.dk] for entry in array.rhs)  # values lie where plane 0 does
             m.d.comb += array.signed_activations.eq(sequencer.instruction.signed_activations)
+        if accelerator.traits.packed:
+            instruction = sequencer.instruction
+            m.d.comb += [
+                array.parts.eq(execute.parts),
+                array.mode.weight_bits.eq(instruction.segment_0_bits),
+                *(
+                    array.mode[name].eq(instruction[name])
+                    for name in ("activation_bits", "signed_weights", "signed_activations")
+                ),
+            ]
         constants = Signal(BUFFER_LATENCY)  # steps on their way that read constants
         m.d.sync += [
             constants.eq(Cat(execute.constants, constants)),

@@ -10,6 +10,7 @@ from rtl.array import STEP
 from rtl.countdown import Countdown
 from rtl.interface import INSTRUCTION, entries_bits
 from rtl.order import TileOrder
+from rtl.packed_steps import PARTS, PackedSteps
 from rtl.vector import VectorSteps, vector_step
 
 PLACE = data.StructLayout({"columns": 8, "plane_columns": 8, "last_in_group": 1, "last_row_tile": 1, "last": 1})
@@ -207,6 +208,7 @@ class Execute(Component):
     lhs_free, rhs_free: strobes to fetch, a tile has been read for the last time; ``lhs_free_entries`` is its size.
     result_free: strobe from result, its registers may be overwritten.
     lhs_entry, rhs_entry, step, step_valid: to the buffers and the array.
+    parts: of packed operands' entries, see `rtl.packed_steps.PARTS`.
     vector_step, vector_valid: to the vector unit.
     constants: the step reads constants.
     place: where the sums of the step that was last marked ``last`` (``done``) belong.
@@ -234,6 +236,7 @@ class Execute(Component):
                 "rhs_entry": Out(range(buffers.rhs_entries)),
                 "step": Out(STEP),
                 "step_valid": Out(1),
+                **({"parts": Out(PARTS)} if accelerator.traits.packed else {}),
                 "constants": Out(1),
                 "vector_step": Out(vector_step(accelerator)),
                 "vector_valid": Out(1),
@@ -247,7 +250,7 @@ class Execute(Component):
         m = Module()
         instr, accelerator = self.instruction, self._accelerator
         m.submodules.order = order = TileOrder(accelerator)  # the next tile, while the current one runs
-        m.submodules.matrix = matrix = MatrixSteps(accelerator)
+        m.submodules.matrix = matrix = (PackedSteps if accelerator.traits.packed else MatrixSteps)(accelerator)
         m.submodules.vector = vector = VectorSteps(accelerator)
         is_matrix = Signal()
         for unit in (order, matrix, vector):
@@ -349,6 +352,8 @@ class Execute(Component):
             self.lhs_free_entries.eq(entries),
             self.rhs_free.eq(tile_end & last_row_tile),
         ]
+        if accelerator.traits.packed:
+            m.d.sync += self.parts.eq(matrix.parts)
         with m.If(advance & sums_end):
             with m.If(is_matrix):
                 m.d.sync += [

@@ -4,7 +4,7 @@ Port ``p`` of ``P`` feeds the rows ``p * dm / P`` onward of every row tile and t
 column tile, so ports never meet.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal
 from amaranth.lib import data, fifo, stream
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
@@ -292,10 +292,11 @@ class Writer(Component):
         positions = Countdown("positions", (accelerator.buffers.rhs_entries * lanes).bit_length())
         columns = Countdown("columns", columns_bits(accelerator))
 
+        plane_count = C(1, 4) if accelerator.traits.packed else instr.activation_bits
         # Ends are announced a word ahead, as far as they can: what follows them hangs on one register.
         one_plane, one_position = Signal(), Signal()
         m.d.sync += [
-            one_plane.eq(instr.activation_bits == 1),
+            one_plane.eq(plane_count == 1),
             one_position.eq(instr.window_words == 1),
         ]
         entries_last = Mux(lhs_lane[-1], entries.last_after_step(tile.one_entry), entries.last)
@@ -343,7 +344,7 @@ class Writer(Component):
             ]
             with m.If(planes.last):
                 next_first = rhs_first + rhs_lane[-1]
-                m.d.sync += [*planes.begin(instr.activation_bits), *positions.step()]
+                m.d.sync += [*planes.begin(plane_count), *positions.step()]
                 m.d.sync += [rhs_lane.eq(rhs_lane.rotate_left(1)), rhs_first.eq(next_first), rhs_entry.eq(next_first)]
                 with m.If(positions.last):
                     m.d.sync += [*positions.begin(instr.window_words), *columns.step()]
@@ -357,7 +358,7 @@ class Writer(Component):
             m.d.sync += [*entries.begin(self.tile.payload.entries), *columns.begin(self.tile.payload.columns)]
         with m.If(self.start):
             m.d.sync += [a.eq(0) for a in (lhs_base, lhs_entry, rhs_base, rhs_first, rhs_entry)]
-            m.d.sync += [*planes.begin(instr.activation_bits), *positions.begin(instr.window_words)]
+            m.d.sync += [*planes.begin(plane_count), *positions.begin(instr.window_words)]
         return m
 
 

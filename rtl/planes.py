@@ -76,7 +76,8 @@ class PlaneBuffer(Component):
     Members
     -------
     write: ``activations`` of ``dm`` channels go to ``segment`` of ``word`` in every plane's memory.
-    read_word, plane, masked: read a word of one plane; ``masked`` keeps only its first ``last_segments`` parts.
+    read_word, plane, masked: read a word of one plane, or, where operands are packed, one of as many words of values;
+        ``masked`` keeps only the channels of its first ``last_segments`` parts.
     data: the word, three cycles after ``read_word``: the memory's and two registers', because block RAMs are slow and
         where they are. ``plane`` and ``masked`` come with it and select without delay.
 
@@ -85,6 +86,7 @@ class PlaneBuffer(Component):
 
     def __init__(self, accelerator: Accelerator):
         self._dm, self._depth = accelerator.array.dm, accelerator.buffers.plane_words
+        self._traits = accelerator.traits
         super().__init__(
             {
                 "instruction": In(INSTRUCTION),
@@ -126,5 +128,16 @@ class PlaneBuffer(Component):
         valid = Signal(segments)
         m.d.sync += valid.eq(Cat(i < self.instruction.last_segments for i in range(segments)))
         mask = Cat((one | ~self.masked).replicate(self._dm) for one in valid)
-        m.d.comb += self.data.eq(Array(words)[self.plane] & mask)
+        if self._traits.packed:
+            valid_words = [Signal(WORD_BITS, name=f"valid_{plane}") for plane in range(ACTIVATION_BITS)]
+            m.d.comb += [valid_word.eq(word & mask) for valid_word, word in zip(valid_words, words, strict=True)]
+            with m.Switch(self.instruction.plane_bits):
+                for bits in self._traits.widths:
+                    packed = Signal(data.ArrayLayout(WORD_BITS, bits), name=f"packed_{bits}")
+                    values = (word[channel] for channel in range(WORD_BITS) for word in valid_words[:bits])
+                    m.d.comb += packed.as_value().eq(Cat(values))
+                    with m.Case(bits):
+                        m.d.comb += self.data.eq(packed[self.plane[: (bits - 1).bit_length()]])
+        else:
+            m.d.comb += self.data.eq(Array(words)[self.plane] & mask)
         return m

@@ -117,7 +117,7 @@ class Result(Component):
         columns_left = Countdown("columns", columns_bits(self._accelerator))
         frees = Signal()
         place = Signal(PLACE)  # the execute stage already works on the next one
-        in_flight = sums_latency(self._accelerator.array.dk, self._accelerator.planes)
+        in_flight = sums_latency(self._accelerator.array.dk, self._accelerator.kind)
         column = Signal()
         last_column = columns_left.last
         is_job = Signal()

@@ -5,13 +5,13 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
-from hardware.accelerator import ACTIVATION_PLANES
+from hardware.kinds import KINDS
 from hardware.timing import array_latency
 from rtl.array import STEP, accumulated, taking_part, travelling
 from rtl.datapath import at_hand
 from rtl.interface import ACCUMULATOR_BITS
 
-PLANES = ACTIVATION_PLANES["serial_weight"]
+PLANES = KINDS["serial_weight"].planes
 VALUE = signed(PLANES + 1)
 PAIR = signed(PLANES + 2)
 
@@ -99,7 +99,7 @@ class SerialWeightArray(Component):
     def elaborate(self, platform):
         m = Module()
         dm, dk, dn = self._shape
-        steps, valid = travelling(m, self.step, self.step_valid, array_latency(dk, PLANES))
+        steps, valid = travelling(m, self.step, self.step_valid, array_latency(dk, "serial_weight"))
         adding, before = steps[-1], steps[-2]
         m.d.sync += self.sums_valid.eq(valid[-1] & adding.last)
         takes_part, column_takes_part = taking_part(m, before, valid[-2])

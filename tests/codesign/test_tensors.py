@@ -7,8 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from codesign.tensors import Tensor, bit_planes, instruction, pack_words, plane_words, row_tile_words
+from codesign.tensors import Tensor, activation_words, bit_planes, instruction, pack_words, row_tile_words
 from hardware.instruction import FIELDS, OPCODE_MATRIX, OPCODE_MAXIMUM, OPCODE_SUM, encode
+from hardware.kinds import KINDS
 from hardware.layer import Layer
 from hardware.schedule import Output, schedule, vector_passes
 
@@ -56,7 +57,7 @@ def test_words_hold_the_first_bit_least_significant():
 def test_planes_lie_pixel_by_pixel_word_by_word(channels, bits, border):
     rng = np.random.default_rng(channels)
     activations = rng.integers(-(1 << bits - 1), 1 << bits - 1, size=(2, channels, 3, 2))
-    words = plane_words(activations, bits, border)
+    words = activation_words(activations, bits, border, KINDS["bit_serial"])
     assert (words.ndim, words.dtype) == (1, np.uint64)
     per_pixel = -(-channels // 64) * bits
     tensor = Tensor(0, 2, 3, 2, per_pixel, border)
@@ -67,7 +68,8 @@ def test_planes_lie_pixel_by_pixel_word_by_word(channels, bits, border):
         assert integer == activations[image, channel, row, column] % (1 << bits)
     tensor.inside(words)[:] = 0
     assert not words.any()  # the border, and with the count of bits that of channels beyond the last
-    assert np.bitwise_count(plane_words(0 * activations - 1, bits, border)).sum() == activations.size * bits
+    ones = activation_words(0 * activations - 1, bits, border, KINDS["bit_serial"])
+    assert np.bitwise_count(ones).sum() == activations.size * bits
 
 
 @pytest.mark.parametrize("seed", range(12))

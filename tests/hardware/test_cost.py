@@ -70,9 +70,10 @@ def matrix_walk(work: Pass, layer: Layer, count: Counter) -> None:
                     for port in range(work.ports):
                         own = len(range(port, columns, work.ports)) or 1
                         count["fetched"] += own * work.window_words * work.activation_bits
-                for _ in range(bits * -(-work.activation_bits // work.planes) * work.chunks):
+                side_by_side = 8 if work.kind == "serial_weight" else 1
+                for _ in range(bits * -(-work.activation_bits // side_by_side) * work.chunks):
                     count["array_steps"] += 1
-                    count["plane_products"] += work.dm * work.dn * 64 * work.lanes * work.planes
+                    count["plane_products"] += work.dm * work.dn * 64 * work.lanes * side_by_side
                     count["buffer_reads"] += work.dm + work.dn
                 if not work.output.sums and tile == tiles[0]:
                     count["idle_steps"] += 1

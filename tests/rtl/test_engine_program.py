@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from codesign.tensors import Tensor, instruction, plane_words, row_tile_words
+from codesign.tensors import Tensor, activation_words, instruction, row_tile_words
 from hardware.arithmetic import requantize, to_activations
 from hardware.cycles import program_cycles
 from hardware.instruction import ERROR_NONE, encode
+from hardware.kinds import KINDS
 from hardware.layer import Layer
 from hardware.schedule import Output, schedule, vector_passes
 from sim.reference import integer_convolution
@@ -27,7 +28,7 @@ class Network:
         self.quantizer = {"quantizer": 1 << 19, "clamp_low": 0, "clamp_high": 7}
         channels = -(-9 // max(accelerator.array.dm, 4)) * max(accelerator.array.dm, 4) // 4
         outs = -(-6 // max(accelerator.array.dm, 4)) * max(accelerator.array.dm, 4) // 4
-        image = plane_words(self.inputs, 4, (1, 1))
+        image = activation_words(self.inputs, 4, (1, 1), KINDS["bit_serial"])
         self.values = Tensor(4000, 1, 5, 5, channels)
         self.planes = Tensor(4500, 1, 5, 5, 3, border=(0, 1))
         self.pooled = Tensor(4800, 1, 4, 2, channels)

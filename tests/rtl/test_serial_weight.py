@@ -111,7 +111,7 @@ def test_tiles_of_all_widths_are_their_products(simulate, integers, dm, dk, dn, 
             weights = integers(rng, (dm, chunks * dk), w_bits, signed_w)
             tiles.append((weights, w_bits, signed_w, integers(rng, (dn, chunks * dk), PLANES, signed_a), chunks))
     finished, delays = run(simulate, dm, dk, dn, tiles, signed_a, pause, rng)
-    assert set(delays) == {array_latency(dk, PLANES)}
+    assert set(delays) == {array_latency(dk, "serial_weight")}
     for (weights, _, _, activations, _), (sums, column_sums) in zip(tiles, finished, strict=True):
         assert (sums == activations @ weights.T).all()
         assert column_sums == activations.sum(1).tolist()
