@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from codesign.tensors import Tensor, activation_words, bit_planes, instruction, pack_words, row_tile_words
+from hardware.accelerator import load_accelerator
 from hardware.instruction import FIELDS, OPCODE_MATRIX, OPCODE_MAXIMUM, OPCODE_SUM, encode
 from hardware.kinds import KINDS
 from hardware.layer import Layer
@@ -268,3 +269,43 @@ def test_the_second_row_of_a_window_may_be_another_tensor(tiny):
     fields = instruction(work, layer, one, window_row_step=other.base - one.base)
     encode(fields)
     assert (fields["port_0_start"] + fields["window_row_step"]) % 2**32 == 100
+
+
+@given(st.integers(1, 130), st.sampled_from([2, 4, 8]), st.booleans())
+def test_packed_activations_lie_value_by_value(channels, bits, signed):
+    rng = np.random.default_rng(channels)
+    low = -(1 << bits - 1) if signed else 0
+    activations = rng.integers(low, low + (1 << bits), size=(2, channels, 3, 2))
+    words = activation_words(activations, bits, (1, 0), KINDS["bit_fusion"])
+    tensor = Tensor(0, 2, 3, 2, bits * -(-channels // 64), (1, 0))
+    for image, row, column in ((0, 0, 0), (1, 2, 1), (1, 0, 1)):
+        pixel = b"".join(int(word).to_bytes(8, "little") for word in tensor.inside(words)[image, row, column])
+        number = int.from_bytes(pixel, "little")
+        found = [number >> bits * channel & ((1 << bits) - 1) for channel in range(channels)]
+        assert found == [int(v) & ((1 << bits) - 1) for v in activations[image, :, row, column]]
+        assert number >> bits * channels == 0
+    tensor.inside(words)[:] = 0
+    assert not words.any()
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 200), st.sampled_from([64, 128, 256]))
+def test_packed_weights_lie_value_by_value_in_the_order_of_the_activations(w, a, channels, dk):
+    accelerator = load_accelerator("fusion-small")
+    array = accelerator.array.model_copy(update={"dk": dk})
+    accelerator = accelerator.model_copy(update={"array": array})
+    layer = Layer("x", "conv", channels, 5, 4, 4, kernel=(2, 1))
+    rng = np.random.default_rng(w + 9 * a)
+    weights = rng.integers(-(1 << w - 1), 1 << w - 1, size=(5, channels, 2, 1))
+    (work,) = schedule(layer, w, a, accelerator).passes
+    ((bits, _),) = work.segments
+    assert bits >= w
+    tiles = row_tile_words(weights, work).reshape(work.row_tiles * 4, -1)
+    padded = -(-channels // 64) * 64
+    for kernel, words in enumerate(tiles[:5]):
+        number = int.from_bytes(words.tobytes(), "little")
+        found = [number >> bits * place & ((1 << bits) - 1) for place in range(2 * padded)]
+        expected = np.zeros((2, padded), dtype=np.int64)
+        expected[:, :channels] = weights[kernel, :, :, 0].T
+        assert found == [int(v) & ((1 << bits) - 1) for v in expected.reshape(-1)]
+        assert number >> bits * 2 * padded == 0
+    assert not tiles[5:].any()

@@ -63,15 +63,15 @@ def matrix_walk(work: Pass, layer: Layer, count: Counter) -> None:
         tiles = range(group, min(group + work.group_tiles, work.column_tiles))
         for row, bits in enumerate(widths):
             if group == 0 or not work.lhs_resident:
-                count["fetched"] += work.dm * (bits * work.chunks + (not work.output.sums)) * work.lanes
+                count["fetched"] += work.dm * work.lhs_tile_entries(bits) * work.lanes
             for tile in tiles:
                 columns = work.last_columns if tile == work.column_tiles - 1 else work.dn
                 if row == 0:
                     for port in range(work.ports):
                         own = len(range(port, columns, work.ports)) or 1
                         count["fetched"] += own * work.window_words * work.activation_bits
-                side_by_side = 8 if work.kind == "serial_weight" else 1
-                for _ in range(bits * -(-work.activation_bits // side_by_side) * work.chunks):
+                side_by_side = {"bit_serial": 1, "serial_weight": 8, "bit_fusion": 2}[work.kind]
+                for _ in range(work.steps(bits)):
                     count["array_steps"] += 1
                     count["plane_products"] += work.dm * work.dn * 64 * work.lanes * side_by_side
                     count["buffer_reads"] += work.dm + work.dn
@@ -114,7 +114,7 @@ def as_events(count: Counter, passes: int) -> Events:
     array=st.sampled_from([(2, 64, 2, 1), (2, 64, 3, 1), (4, 128, 4, 2), (4, 64, 4, 4), (8, 256, 1, 1)]),
     output=st.sampled_from([Output(sums=True), Output(values=True), Output(plane_bits=3), Output(False, True, 8)]),
     lhs_entries=st.sampled_from([512, 1024, 4096]),
-    kind=st.sampled_from(["bit_serial", "serial_weight"]),
+    kind=st.sampled_from(["bit_serial", "serial_weight", "bit_fusion"]),
     data=st.data(),
 )
 def test_events_are_those_of_a_walk_through_the_loop_nest(machine, layer, array, output, lhs_entries, kind, data):

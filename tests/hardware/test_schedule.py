@@ -47,7 +47,7 @@ layers = st.builds(
 )
 machines = st.fixed_dictionaries(
     {
-        "kind": st.sampled_from(["bit_serial", "serial_weight"]),
+        "kind": st.sampled_from(["bit_serial", "serial_weight", "bit_fusion"]),
         "dm": st.sampled_from([2, 4, 16]),
         "dk": st.sampled_from([64, 128, 256]),
         "dn": st.integers(1, 5),
@@ -57,6 +57,11 @@ machines = st.fixed_dictionaries(
     }
 )
 outputs = st.sampled_from([SUMS, VALUES, PLANES, BOTH])
+
+
+def stored(bits: int, kind: str) -> int:
+    """The width that operands have on a kind of array."""
+    return next(width for width in (0, 2, 4, 8) if width >= bits) if kind == "bit_fusion" else bits
 
 
 def row_tiles(work: Pass) -> list[tuple[tuple[int, ...], int]]:
@@ -106,9 +111,12 @@ def test_every_output_is_computed_once_and_wide_enough(machine, layer, array, ou
     for work in plan.passes:
         tiles = row_tiles(work)
         assert 1 <= len(work.segments) <= SEGMENTS
-        assert all(kernels and width == max(bits[k] for k in kernels) for kernels, width in tiles)
+        if array["kind"] == "bit_fusion":  # set to one width
+            assert {width for _, width in tiles} == {stored(max(bits), "bit_fusion")}
+        else:
+            assert all(kernels and width == max(bits[k] for k in kernels) for kernels, width in tiles)
         assert [width for _, width in tiles] == sorted((width for _, width in tiles), reverse=True)
-        assert work.activation_bits == activation_bits
+        assert work.activation_bits == stored(activation_bits, array["kind"])
         # Two passes never write bits of one word.
         assert work is plan.passes[-1] or not output.plane_bits or len(work.kernels) % 64 == 0
 
@@ -124,13 +132,20 @@ def test_buffers_hold_what_must_lie_in_them_together(machine, layer, array, outp
         assert first * 64 <= min(work.kernels) // per_group * inputs
         assert behind * 64 >= (max(work.kernels) // per_group + 1) * inputs
         assert behind <= -(-layer.in_channels // 64)
-        assert work.chunks * lanes >= taps * (behind - first) > (work.chunks - 1) * lanes
-        entries = bits[0] * work.chunks + (not output.sums)
-        assert work.lhs_tile_entries(bits[0]) == entries <= accelerator.buffers.lhs_entries
+        w, a = (stored(width, array["kind"]) for width in bits)
+        words = taps * (behind - first)
+        if array["kind"] == "bit_fusion":
+            sizes = -(-words * w // lanes), -(-words * a // lanes)
+            products = 64 * words * w * a  # of bits; a step takes 64 on each of 2 * lanes fusion units
+            assert work.steps(w) * 128 * lanes >= products > (work.steps(w) - max(w, a) // 2) * 128 * lanes
+        else:
+            chunks, planes = -(-words // lanes), 1 if array["kind"] == "serial_weight" else a
+            sizes = w * chunks, planes * chunks
+            assert work.steps(w) == w * planes * chunks
+        entries = sizes[0] + (not output.sums)
+        assert work.lhs_tile_entries(w) == entries <= accelerator.buffers.lhs_entries
         assert work.lhs_resident == (entries * work.row_tiles <= accelerator.buffers.lhs_entries)
-        planes = 1 if array["kind"] == "serial_weight" else bits[1]
-        assert work.rhs_tile_entries == planes * work.chunks
-        assert work.steps(bits[0]) == bits[0] * planes * work.chunks
+        assert work.rhs_tile_entries == sizes[1]
         assert 1 <= work.group_tiles <= work.column_tiles
         assert work.group_tiles * work.rhs_tile_entries <= accelerator.buffers.rhs_entries
         if output.plane_bits:  # the planes of a group, and of two tiles of the one before that are still being written
@@ -139,9 +154,9 @@ def test_buffers_hold_what_must_lie_in_them_together(machine, layer, array, outp
         assert (work.row_tiles - 1) * work.dm < len(work.kernels) <= work.row_tiles * work.dm
         assert 1 <= work.last_columns <= work.dn
         assert (work.column_tiles - 1) * work.dn + work.last_columns == layer.pixels
-        assert work.lhs_tile_words(bits[0]) == accelerator.array.dm * entries * lanes
-        assert work.column_words == taps * bits[1] * (behind - first)
-        assert work.row_runs * work.run_words == layer.kernel[1] * bits[1] * (behind - first)
+        assert work.lhs_tile_words(w) == accelerator.array.dm * entries * lanes
+        assert work.column_words == taps * a * (behind - first)
+        assert work.row_runs * work.run_words == layer.kernel[1] * a * (behind - first)
 
 
 def test_kernels_are_sorted_by_width_and_equal_ones_share_tiles(tiny):

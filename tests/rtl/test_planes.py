@@ -110,3 +110,36 @@ def test_words_hold_the_planes_of_the_channels_and_the_last_is_masked(simulate, 
     assert len(reads) > 300
     assert all(seen == expected for seen, expected in reads)
     assert len({expected for _, expected in reads}) > 100
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("dm", [2, 16])
+def test_packed_words_hold_the_values_of_the_channels(simulate, machine, dm, bits):
+    rng = np.random.default_rng(dm + bits)
+    parts, reads = 64 // dm, []
+    buffer = PlaneBuffer(machine(kind="bit_fusion", dm=dm, plane_words=16))
+    values = rng.integers(1 << bits, size=64, dtype=np.uint64)
+
+    async def testbench(ctx):
+        last = parts // 2
+        fields = {"last_segments": last, "plane_bits": bits}
+        ctx.set(buffer.instruction, dict.fromkeys(FIELDS, 0) | fields)
+        ctx.set(buffer.write, 1)
+        for part in range(parts):
+            ctx.set(buffer.segment, part)
+            for i, value in enumerate(values[part * dm : (part + 1) * dm]):
+                ctx.set(buffer.activations[i], int(value))
+            await ctx.tick()
+        ctx.set(buffer.write, 0)
+        await ctx.tick().repeat(READ_LATENCY + 2)
+        for masked in (False, True):
+            kept = values * (np.arange(64) < last * dm) if masked else values
+            whole = sum(int(value) << bits * channel for channel, value in enumerate(kept))
+            ctx.set(buffer.masked, masked)
+            for word in range(bits):
+                ctx.set(buffer.plane, word)
+                reads.append((ctx.get(buffer.data), whole >> 64 * word & (2**64 - 1)))
+
+    simulate(buffer, testbench)
+    assert all(seen == expected for seen, expected in reads)
+    assert len(reads) == 2 * bits

@@ -26,10 +26,11 @@ def machines(tiny, machine) -> dict[str, Accelerator]:
         "small buffers": machine(ports=2, lhs_entries=32, rhs_entries=64),
         "four ports": machine(dm=4, dn=4, dk=128, ports=4, lhs_entries=256, rhs_entries=256, plane_words=16),
         "serial weights": machine(kind="serial_weight", dk=128, ports=2, lhs_entries=32, rhs_entries=16),
+        "fusion units": machine(kind="bit_fusion", dk=128, ports=2, lhs_entries=32, rhs_entries=64),
     }
 
 
-MACHINES = ("preset", "small buffers", "four ports", "serial weights")
+MACHINES = ("preset", "small buffers", "four ports", "serial weights", "fusion units")
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +76,9 @@ def test_layers_of_every_kind_are_exact(machines, draw, name):
         "groups": any(1 < operands.layer.groups < operands.layer.in_channels for operands in work),
         "depthwise": any(1 < operands.layer.groups == operands.layer.in_channels for operands in work),
         "dilation": any(max(operands.layer.dilation) > 1 for operands in work),
-        "bipolar": any(operands.bipolar for operands in work),
+        "bipolar": any(operands.bipolar for operands in work) or name == "fusion units",
         "pruned": any(0 in operands.weight_bits for operands in work),
-        "kernel-wise": any(len(plan[0].segments) > 1 for plan in plans),
+        "kernel-wise": any(len(plan[0].segments) > 1 for plan in plans) or name == "fusion units",
         "unsigned": any(not operands.signed_weights for operands in work),
         "signed": any(operands.layer.signed_activations for operands in work),
         "streamed": any(not one.lhs_resident for plan in plans for one in plan),
@@ -138,7 +139,7 @@ def test_a_pruned_layer_is_zero_and_free_between_others(tiny, draw):
 
 @pytest.mark.parametrize("value", ["least", "most"])
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("name", ["preset", "serial weights"])
+@pytest.mark.parametrize("name", ["preset", "serial weights", "fusion units"])
 def test_the_extreme_integers_are_exact(machines, name, value, signed):
     layer = Layer("extreme", "linear", in_channels=256, out_channels=3, images=3, signed_activations=signed)
     low, high = (-128, 127) if signed else (0, 255)
@@ -186,6 +187,9 @@ def test_a_wrong_reference_and_a_wrong_model_are_noticed(tiny, draw, monkeypatch
         {"dm": 16, "dn": 16, "ports": 4},  # bitserial-cloud, a quarter as wide
         {"kind": "serial_weight", "dm": 4, "dn": 4, "ports": 4},
         {"kind": "serial_weight", "dk": 256, "dn": 3},
+        {"kind": "bit_fusion", "dm": 4, "dn": 4, "ports": 4},
+        {"kind": "bit_fusion", "dk": 256, "dn": 3},
+        {"kind": "bit_fusion", "dk": 512, "dn": 1},
     ],
     ids=str,
 )
