@@ -30,6 +30,28 @@ class Kind:
         """The width at which operands of so many bits are stored and computed; 0, a pruned kernel's, stays 0."""
         return next(width for width in (0, *self.widths) if width >= bits)
 
+    def weight_entries(self, bits: int, window_words: int, lanes: int) -> int:
+        """Entries of ``lanes`` words that one kernel's weights take.
+
+        Parameters
+        ----------
+        window_words:
+            Words of one bit plane of a window.
+        """
+        return -(-bits * window_words // lanes) if self.packed else bits * -(-window_words // lanes)
+
+    def activation_entries(self, bits: int, window_words: int, lanes: int) -> int:
+        """Entries that one window's activations take."""
+        return -(-bits * window_words // lanes) if self.packed else -(-bits // self.planes) * -(-window_words // lanes)
+
+    def steps(self, weight_bits: int, activation_bits: int, window_words: int, lanes: int) -> int:
+        """Array steps of one output tile."""
+        entries = self.activation_entries(activation_bits, window_words, lanes)
+        if not self.packed:
+            return weight_bits * entries
+        # A step takes 2 / bits of the other operand's entries; behind the end of either there is but padding.
+        return min(self.weight_entries(weight_bits, window_words, lanes) * activation_bits, entries * weight_bits) // 2
+
 
 KINDS = {"bit_serial": Kind(), "serial_weight": Kind(planes=8), "bit_fusion": Kind(widths=(2, 4, 8), packed=True)}
 """By name.

@@ -15,6 +15,8 @@ and are fetched only for the first group. A row tile runs at its own weight widt
 1902.05690): kernels are sorted by width, so that equal ones share a tile. With its last entry a row tile brings its
 kernels' requantization constants, which one more step reads once per group.
 
+Other kinds of arrays (`hardware.kinds`) take other steps per tile and other entries; the loop nest is the same.
+
 A vector pass (pooling, addition, conversion) has no weights: it adds up, or takes the maximum of, windows of values,
 ``dm`` channels after another.
 """
@@ -28,7 +30,7 @@ from typing import Literal
 from hardware.accelerator import Accelerator
 from hardware.errors import InputError
 from hardware.instruction import SEGMENTS, VALUE_LANES
-from hardware.kinds import KINDS, Kind
+from hardware.kinds import KINDS
 from hardware.layer import Layer
 
 MAX_BITS = 8
@@ -121,12 +123,12 @@ class Pass:
 
     def lhs_tile_entries(self, bits: int) -> int:
         """Entries of one row tile of a width in each row's memory."""
-        return weight_entries(KINDS[self.kind], bits, self.window_words, self.lanes) + self.output.requantized
+        return KINDS[self.kind].weight_entries(bits, self.window_words, self.lanes) + self.output.requantized
 
     @property
     def rhs_tile_entries(self) -> int:
         """Entries of one column tile in each column's memory."""
-        return activation_entries(KINDS[self.kind], self.activation_bits, self.window_words, self.lanes)
+        return KINDS[self.kind].activation_entries(self.activation_bits, self.window_words, self.lanes)
 
     def lhs_tile_words(self, bits: int) -> int:
         """Memory words of one row tile of a width."""
@@ -154,11 +156,7 @@ class Pass:
         """
         if self.operation != "matrix":
             return self.taps * max(1, self.dm // VALUE_LANES // self.lanes)
-        entries = self.rhs_tile_entries
-        if not KINDS[self.kind].packed:
-            return bits * entries
-        # A step takes 2 / bits of the other operand's entries; behind the end of either there is but padding.
-        return min((self.lhs_tile_entries(bits) - self.output.requantized) * self.activation_bits, entries * bits) // 2
+        return KINDS[self.kind].steps(bits, self.activation_bits, self.window_words, self.lanes)
 
     @property
     def groups(self) -> int:
@@ -180,18 +178,6 @@ class Pass:
     def plane_words(self) -> int:
         """Words of one bit plane of one output pixel."""
         return -(-self.row_tiles * self.dm // 64)
-
-
-def weight_entries(kind: Kind, bits: int, window_words: int, lanes: int) -> int:
-    """Entries of one row tile, without its constants, of windows of so many words of a bit plane."""
-    return -(-bits * window_words // lanes) if kind.packed else bits * -(-window_words // lanes)
-
-
-def activation_entries(kind: Kind, bits: int, window_words: int, lanes: int) -> int:
-    """Entries of one column tile."""
-    if kind.packed:
-        return -(-bits * window_words // lanes)
-    return -(-bits // kind.planes) * -(-window_words // lanes)
 
 
 @dataclass(frozen=True)
@@ -468,10 +454,10 @@ def _plan(
     window_words = layer.kernel[0] * layer.kernel[1] * (channel_words[1] - channel_words[0])
     column_tiles = -(-layer.pixels // array.dn)
     matrix = operation == "matrix"
-    entries = [weight_entries(traits, bits, window_words, lanes) + output.requantized for bits, _ in segments]
+    entries = [traits.weight_entries(bits, window_words, lanes) + output.requantized for bits, _ in segments]
     entries = entries if matrix else [0]
     _check_fit(layer, "weight", max(entries), buffers.lhs_entries)
-    column_entries = activation_entries(traits, activation_bits, window_words, lanes)
+    column_entries = traits.activation_entries(activation_bits, window_words, lanes)
     _check_fit(layer, "activation", column_entries, buffers.rhs_entries)
     row_tiles = sum([tiles for _, tiles in segments])
     needed = sum([size * tiles for size, (_, tiles) in zip(entries, segments, strict=True)])

@@ -14,6 +14,7 @@ import hardware.timing
 import rtl.arrays
 from hardware.accelerator import Accelerator
 from hardware.files import cache_directory, write_text
+from hardware.kinds import KINDS
 from rtl.accelerator import Machine
 from rtl.arrays import OWN_SOURCES
 
@@ -32,7 +33,7 @@ def gateware_hash(kind: str) -> str:
 
     Sources that only other kinds are made of are not among them.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(KINDS[kind]).encode())
     others = {name for other, names in OWN_SOURCES.items() if other != kind for name in names}
     for source in _SOURCES:
         if Path(source).name in others or Path(source) == Path(str(rtl.arrays.__file__)):

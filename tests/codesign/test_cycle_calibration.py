@@ -64,7 +64,7 @@ def test_it_reads_what_it_writes_and_names_the_command_that_measures_again(tiny,
     )
     assert made.measured.count("\n") == 5
     assert made.constants["ADDRESS_TO_WORD"] == 1
-    assert made.constants["POPCOUNT_LATENCY"] == 6
+    assert made.constants["ARRAY_LATENCY"] == 10
     mine = cycle_calibration(tiny, report, 9, None, (), "mine.yaml")
     assert mine.renew == "codesign calibrate --hardware mine.yaml --samples 4 --seed 9"
     assert mine.latencies == (16, 16)
