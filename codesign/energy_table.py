@@ -16,9 +16,9 @@ from itertools import zip_longest
 
 import numpy as np
 
-from codesign.energy import machine_energy, typical_operands
+from codesign.energy import MEASURED, machine_energy, typical_operands
 from codesign.streams import Sample, image_words, layer_switching
-from hardware.accelerator import Accelerator
+from hardware.accelerator import Accelerator, load_accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.energy import EnergyCalibration, layer_energy
 from hardware.errors import InputError
@@ -59,8 +59,9 @@ def energy_table(
     priced = machine_energy(accelerator)
     if priced is None:
         raise InputError(
-            f"nothing is known of what {accelerator.name} switches: run `codesign calibrate --energy --store` on "
-            "bitserial-tiny first, from which other machines are scaled."
+            f"nothing is known of what {accelerator.name} switches, and so not its energy: choose an accelerator of a "
+            f"kind that was measured ({load_accelerator(MEASURED).kind}), or run `codesign calibrate --energy --store` "
+            f"on {MEASURED}, from which others of its kind are scaled."
         )
     calibration, basis = priced
     known: dict[Layer, np.ndarray] = {}

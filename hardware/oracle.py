@@ -139,9 +139,14 @@ class Oracle:
         Raises
         ------
         InputError
-            An oracle by somebody else's table, other shapes, activation bits out of range, or counts that are not the
-            layer's kernels.
+            An oracle by somebody else's table, an array that is set to one width per layer, other shapes, activation
+            bits out of range, or counts that are not the layer's kernels.
         """
+        if self.accelerator.traits.packed:
+            raise InputError(
+                f"{self.accelerator.name} computes all kernels of a layer at the widest one's bits: choose one width "
+                "per layer, not per kernel."
+            )
         if self._given:
             raise InputError(
                 "a cost table of whole layers does not tell what row tiles cost: make the oracle without a table."

@@ -90,8 +90,15 @@ def test_what_the_buffers_cannot_hold_is_infinite_as_in_the_cost_table(machine):
 
 def test_without_a_calibration_there_is_no_table(accelerator, monkeypatch):
     monkeypatch.setattr("codesign.energy.load_energy", lambda hardware: None)
-    with pytest.raises(InputError, match=r"nothing is known of what variant switches: run `codesign calibrate"):
+    with pytest.raises(InputError, match=r"nothing is known of what variant switches.*run `codesign calibrate"):
         energy_table([CONV], accelerator)
+
+
+def test_an_array_of_another_kind_than_the_measured_one_has_no_energy(machine):
+    with pytest.raises(
+        InputError, match=r"nothing is known of what variant switches.*that was measured \(bit_serial\)"
+    ):
+        energy_table([CONV], machine(kind="bit_fusion"))
 
 
 def test_between_the_nodes_whatever_happens_once_per_tile_or_diagonal_is_exact():

@@ -242,3 +242,14 @@ def test_a_layer_that_runs_several_times_costs_as_many_times(tiny):
     counts = histogram(np.array([[3] * 10 + [5] * 10]))
     bits = np.array([4])
     assert thrice.kernel_wise_cost(counts, bits) == pytest.approx(3 * once.kernel_wise_cost(counts, bits))
+
+
+def test_an_array_of_one_width_per_layer_prices_layers_not_kernels(machine):
+    layers = [Layer("fc", "linear", in_channels=100, out_channels=6, images=3)]
+    oracle = Oracle(layers, machine(kind="bit_fusion"))
+    assert oracle.cost(np.array([[3, 5]])) == oracle.cost(np.array([[4, 8]]))
+    assert oracle.cost(np.array([[3, 5]])) < oracle.cost(np.array([[5, 5]]))
+    mixed = oracle.exact([(0, 1, 2, 3, 3, 1)], [5])
+    assert mixed == oracle.exact([4], [8])
+    with pytest.raises(InputError, match="variant computes all kernels of a layer at the widest one's bits"):
+        oracle.kernel_wise_cost(np.array([[0, 0, 3, 3, 0, 0, 0, 0, 0]]), np.array([5]))
