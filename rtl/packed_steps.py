@@ -62,14 +62,16 @@ class PackedSteps(Component):
             """Entries of the other operand, in steps."""
             return lambda entries: Mux(width == 8, entries << 2, Mux(width == 4, entries << 1, entries))
 
-        lhs_steps = halves(instr.activation_bits)(next_products)
+        weights = Signal(bits)
+        m.d.comb += weights.eq(self.entries - has_constants)
+        lhs_steps = halves(instr.activation_bits)(weights)
         rhs_steps = halves(instr.segment_0_bits)(instr.chunks[:bits])
         fewest = Mux(lhs_steps < rhs_steps, lhs_steps, rhs_steps)
         m.d.sync += [
             lhs_top.eq((instr.activation_bits >> 1) - 1),
             rhs_top.eq((instr.segment_0_bits >> 1) - 1),
             has_constants.eq(~instr.write_sums),
-            next_products.eq(self.entries - has_constants),
+            next_products.eq(weights),
             next_steps.eq(fewest),
             next_empty.eq(self.bits == 0),
             next_constants.eq(self.constants),

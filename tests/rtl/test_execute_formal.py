@@ -37,11 +37,23 @@ class ExecuteProof(Component):
             module,
             "TileOrder",
             accelerator,
-            lambda o: (o.columns >= 1) & (o.columns <= dn) & (o.bits <= 2) & (o.entries <= RING),
+            lambda o: (
+                (o.columns >= 1)
+                & (o.columns <= dn)
+                & (o.bits <= 2)
+                & (o.entries <= RING)
+                & (
+                    (o.bits == 0)
+                    | (o.entries >= (2 if accelerator.traits.packed else 0))  # weights, and maybe constants
+                )
+            ),
         )
         self._unit = module.Execute(accelerator)
         fields = dict.fromkeys(("matrix", "lhs_resident", "write_sums"), (0, 1))
-        fields |= dict.fromkeys(("activation_bits", "chunks", "row_tiles", "taps"), (1, 2))
+        fields |= dict.fromkeys(("chunks", "row_tiles", "taps"), (1, 2))
+        # Of packed operands: half of their bits.
+        halves = ("activation_half", "weight_half") if accelerator.traits.packed else ("activation_bits",)
+        fields |= dict.fromkeys(halves, (1, 2))
         self._free = FreeInstruction(fields, {"lhs_resident": 1}, SETTLED)
         ports = accelerator.memory.ports
         free = {"lhs_ready": ports, "rhs_ready": ports, "result_free": 1, "next_tile": len(self._order.next)}
@@ -53,6 +65,8 @@ class ExecuteProof(Component):
         free, order, ports = self._free, self._order, self._accelerator.memory.ports
         matrix, left = free["matrix"], Signal()  # the pass is not at its end
         fields = {"opcode": Mux(matrix, OPCODE_MATRIX, OPCODE_SUM), "rhs_tile_entries": 2, "pixel_words": 1}
+        if self._accelerator.traits.packed:
+            fields |= {"activation_bits": free["activation_half"] << 1, "segment_0_bits": free["weight_half"] << 1}
         free.build(m, self, ~unit.busy & ~left, matrix | free["lhs_resident"], fields)
         m.d.comb += [
             order.next.eq(self.next_tile),
@@ -70,8 +84,13 @@ class ExecuteProof(Component):
             [Signal(TILE, name=f"tile_{i}") for i in range(3)],
             Signal(2),
         )
-        planes = (free["activation_bits"] == 2) & (self._accelerator.planes == 1)  # else one step takes both
-        products = order.bits << planes << (free["chunks"] == 2)
+        if self._accelerator.traits.packed:
+            of_weights = order.entries - ~free["write_sums"] << (free["activation_half"] == 2)
+            of_activations = free["chunks"] << (free["weight_half"] == 2)
+            products = Mux(of_weights < of_activations, of_weights, of_activations)
+        else:
+            planes = (free["activation_bits"] == 2) & (self._accelerator.planes == 1)  # else one step takes both
+            products = order.bits << planes << (free["chunks"] == 2)
         constants = ~free["write_sums"] & order.first_in_group
         m.d.comb += [
             head.eq(queue[0]),
@@ -157,6 +176,7 @@ PROOFS = {
     "execute": lambda machine, module=rtl.execute: ExecuteProof(small(machine, 2, 1), module),
     "execute with two ports": lambda machine: ExecuteProof(small(machine, 2, 2)),
     "execute, planes side by side": lambda machine: ExecuteProof(small(machine, 2, 1, "serial_weight")),
+    "execute, packed values": lambda machine: ExecuteProof(small(machine, 2, 1, "bit_fusion")),
 }
 
 

@@ -35,10 +35,11 @@ def test_steps_walk_both_operands_and_end_with_the_shorter(simulate, machine, w,
             constants = not writes_sums and bool(rng.integers(2))
             fields = {"activation_bits": a, "segment_0_bits": w, "chunks": activations, "write_sums": writes_sums}
             ctx.set(unit.instruction, dict.fromkeys(FIELDS, 0) | fields)
+            await ctx.tick().repeat(2)
             ctx.set(unit.bits, w)
             ctx.set(unit.entries, weights + (not writes_sums))
             ctx.set(unit.constants, constants)
-            await ctx.tick().repeat(3)
+            await ctx.tick()  # they need no more
             ctx.set(unit.load, 1)
             first_last = ctx.get(unit.first_last)
             await ctx.tick()
