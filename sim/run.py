@@ -128,6 +128,7 @@ def _run(executable: Path, directory: Path, waves: Path | None, progress: Callab
     }
     command = [str(executable), f"+jobs={directory}", *PLUSARGS]
     if waves is not None:
+        waves.parent.mkdir(parents=True, exist_ok=True)
         command += ["--trace", "--trace-file", str(waves.absolute())]
     log = directory / "log.txt"
     begin = time.perf_counter()
