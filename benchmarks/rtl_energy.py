@@ -53,12 +53,12 @@ def toggles_of(job: Job, accelerator: Accelerator) -> tuple[dict[str, int], int]
         return by_part(rtl_toggles(path)), outcome.cycles
 
 
-def pins_per_toggle(samples: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+def pins_per_toggle(machine: str, samples: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
     """By part, pins of the mapped machine per toggle of the RTL, and by how much random layers differ in that."""
-    accelerator = load_accelerator(MEASURED)
+    accelerator = load_accelerator(machine)
     priced = machine_energy(accelerator)
     if priced is None:
-        raise InputError(f"the energy of {MEASURED} is not calibrated: run `codesign calibrate --energy`.")
+        raise InputError(f"the energy of {machine} is not calibrated: run `codesign calibrate --energy`.")
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(samples):
@@ -137,7 +137,8 @@ def main() -> None:
     priced = machine_energy(accelerator)
     if priced is None:
         raise InputError(f"the energy of {options.hardware} is not known: run `codesign calibrate --energy`.")
-    ratios, spreads = pins_per_toggle(options.samples, options.seed)
+    measured = MEASURED[accelerator.kind]
+    ratios, spreads = pins_per_toggle(measured, options.samples, options.seed)
     jobs = {"8 bits everywhere": ("8", options.weights)}
     jobs |= {Path(policy).stem: (policy, str(Path(policy).with_suffix(".pt"))) for policy in options.policies}
     found = {name: measure(options, *job, priced[0], ratios) for name, job in jobs.items()}
@@ -160,7 +161,7 @@ def main() -> None:
         f"Energy of {options.network}'s policies, from what the RTL switches",
         [
             f"One test image on the RTL of `{options.hardware}`, the whole program, with every net's toggles counted. "
-            f"A toggle weighs as many pins as on `{MEASURED}`, whose netlist was measured: "
+            f"A toggle weighs as many pins as on `{measured}`, whose netlist was measured: "
             + ", ".join(f"{part} {ratios[part]:.2f} (one standard deviation {spreads[part]:.0%})" for part in PARTS)
             + f", over {options.samples} random layers (seed {options.seed}). Clock and block RAM go by the cycles of "
             "the RTL, DRAM by the words of its schedule. Columns of parts are in µJ. The model prices the layers "

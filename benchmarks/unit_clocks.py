@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import pandas as pd
 from amaranth.back import verilog
-from amaranth.hdl import Module, Value
-from amaranth.lib.wiring import Component, In
+from amaranth.lib.wiring import Component
 from common import markdown, write_report
 
 from codesign.synth import path_summary
@@ -24,6 +23,7 @@ from rtl.fetch import Requester, Writer
 from rtl.registers import RegisterFile
 from rtl.requantize import Requantize
 from rtl.vector import VectorUnit
+from sim.flat import Flat
 from sim.place import place
 
 TOP = "unit_top"
@@ -41,24 +41,6 @@ UNITS: dict[str, Callable[[Accelerator], Component]] = {
     "RegisterFile": lambda accelerator: RegisterFile(),
     "Control": lambda accelerator: Control(),
 }
-
-
-class Flat(Component):
-    """A unit with plain vectors for ports, which the harness of `sim.place` can drive."""
-
-    def __init__(self, unit: Component):
-        self._unit, self._ports = unit, {}
-        for path, member, value in unit.signature.flatten(unit):
-            self._ports["__".join(map(str, path))] = (Value.cast(value), member.flow)
-        super().__init__({name: flow(len(value)) for name, (value, flow) in self._ports.items()})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.unit = self._unit
-        for name, (value, flow) in self._ports.items():
-            port = getattr(self, name)
-            m.d.comb += value.eq(port) if flow is In else port.eq(value)
-        return m
 
 
 def main() -> None:

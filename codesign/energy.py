@@ -18,8 +18,8 @@ from hardware.schedule import MAX_BITS, Schedule
 from policies.quantizers import activation_scale, levels
 from rtl.verilog import gateware_hash
 
-MEASURED = "bitserial-tiny"
-"""The machine that estimates for others of its kind start from."""
+MEASURED = {"bit_serial": "bitserial-tiny", "serial_weight": "stripes-tiny", "bit_fusion": "fusion-tiny"}
+"""By kind of array, the machine that estimates for others start from."""
 LAW = "xc7z020"
 """The device whose resource law gives other machines' registers and block RAMs."""
 
@@ -37,12 +37,13 @@ def machine_energy(accelerator: Accelerator) -> tuple[EnergyCalibration, str] | 
     if own and (calibration := load_energy(name)):
         calibration.check(gateware_hash(accelerator.kind), f"the switching of {name}")
         return calibration, f"switching measured on {name}"
-    measured, law = load_energy(MEASURED), resource_law(LAW, accelerator.kind)
-    if measured is None or law is None or load_accelerator(MEASURED).kind != accelerator.kind:
+    start = MEASURED[accelerator.kind]
+    measured, law = load_energy(start), resource_law(LAW, accelerator.kind)
+    if measured is None or law is None:
         return None
-    measured.check(gateware_hash(accelerator.kind), f"the switching of {MEASURED}")
+    measured.check(gateware_hash(accelerator.kind), f"the switching of {start}")
     used = law.predict(accelerator)
-    return scaled(measured, used.ff, used.bram36), f"switching scaled from {MEASURED}: an estimate"
+    return scaled(measured, used.ff, used.bram36), f"switching scaled from {start}: an estimate"
 
 
 def energy_of(plan: Schedule, calibration: EnergyCalibration, operands: Operands, seed: int = 0) -> Energy:

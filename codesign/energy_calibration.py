@@ -94,14 +94,14 @@ def calibrate_energy(
     values = [one.features | {"cycles": float(a.cycles)} for one, a in zip(drawn, measured, strict=True)]
     truth = {part: np.array([pins(activity, part) for activity in measured]) for part in PARTS}
     parts, predicted = {}, {}
-    for part in PARTS:
-        matrix = np.array([[one[name] for name in FEATURES[part]] for one in values])
+    for part, features in FEATURES[accelerator.kind].items():
+        matrix = np.array([[one[name] for name in features] for one in values])
         weights = 1 / truth[part][:samples] ** 2  # relative errors count
         fit = LinearRegression(fit_intercept=False, positive=True)
         fit.fit(matrix[:samples], truth[part][:samples], sample_weight=weights)
         predicted[part] = matrix @ fit.coef_
         errors = np.abs(predicted[part] / truth[part] - 1)[samples:]
-        coefficients = {name: float(f"{c:.6g}") for name, c in zip(FEATURES[part], fit.coef_, strict=True)}
+        coefficients = {name: float(f"{c:.6g}") for name, c in zip(features, fit.coef_, strict=True)}
         parts[part] = Part(
             coefficients=coefficients, median_error=_short(np.median(errors)), max_error=_short(errors.max())
         )
@@ -115,6 +115,7 @@ def calibrate_energy(
         tools={"yosys": tool_version("yosys")},
         renew=renew or f"codesign calibrate --hardware {accelerator.name} --energy --samples {samples} --seed {seed}",
         hardware=accelerator.name,
+        kind=accelerator.kind,
         ff=netlist.ff,
         **parts,
         clock_pins=sum(netlist.clock_pins.values()),

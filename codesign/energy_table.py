@@ -18,16 +18,18 @@ import numpy as np
 
 from codesign.energy import MEASURED, machine_energy, typical_operands
 from codesign.streams import Sample, image_words, layer_switching
-from hardware.accelerator import Accelerator, load_accelerator
+from hardware.accelerator import Accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.energy import EnergyCalibration, layer_energy
 from hardware.errors import InputError
+from hardware.kinds import Kind
 from hardware.layer import Layer
 from hardware.operands import Operands
 from hardware.schedule import MAX_BITS, Schedule, schedule
 
 NODES = (1, 2, 3, 5, 8)
-"""Widths, of weights and of activations, at which streams are followed."""
+"""Widths, of weights and of activations, at which streams are followed, where the array does not pad them; there all
+that it takes are, and others are priced as the next one."""
 ROWS = 2
 SAMPLE = Sample(runs=8, tiles=2, rows=ROWS, columns=4, evenly=True)
 DRAWN = 2**17
@@ -59,9 +61,8 @@ def energy_table(
     priced = machine_energy(accelerator)
     if priced is None:
         raise InputError(
-            f"nothing is known of what {accelerator.name} switches, and so not its energy: choose an accelerator of a "
-            f"kind that was measured ({load_accelerator(MEASURED).kind}), or run `codesign calibrate --energy --store` "
-            f"on {MEASURED}, from which others of its kind are scaled."
+            f"nothing is known of what {accelerator.name} switches, and so not its energy: run `codesign calibrate "
+            f"--energy --store` on {MEASURED[accelerator.kind]}, from which others of its kind are scaled."
         )
     calibration, basis = priced
     known: dict[Layer, np.ndarray] = {}
@@ -106,8 +107,11 @@ def _rates(layer: Layer, plans: dict[tuple[int, int], Schedule], seed: int) -> t
     if not most_w:
         return [], np.zeros((MAX_BITS, MAX_BITS, 0))
     most_a = max(a for w, a in plans if w == most_w)
-    nodes = [sorted({min(node, most) for node in NODES}) for most in (most_w, most_a)]
-    drawn = _typical(layer, nodes[0], nodes[1], seed)
+    accelerator = plans[most_w, most_a].accelerator
+    traits = accelerator.traits
+    widths = NODES if len(traits.widths) > len(NODES) else traits.widths
+    nodes = [sorted({min(node, most) for node in widths}) for most in (most_w, most_a)]
+    drawn = _typical(layer, nodes[0], nodes[1], seed, traits)
     names: list[str] = []
     measured = []
     for w in nodes[0]:
@@ -120,7 +124,7 @@ def _rates(layer: Layer, plans: dict[tuple[int, int], Schedule], seed: int) -> t
             names = names or list(followed)
             measured.append(np.array([followed[name] for name in names]) / _amounts(plans[w, a], names))
     grid = np.array(measured).reshape(len(nodes[0]), len(nodes[1]), -1)
-    along_w, along_a = (_polynomials(axis) for axis in nodes)
+    along_w, along_a = (_polynomials(axis, traits) for axis in nodes)
     return names, np.maximum(np.einsum("wi,aj,ijn->wan", along_w, along_a, grid), 0.0)
 
 
@@ -141,14 +145,14 @@ def _padding(count: int, size: int) -> float:
     return 1 - count / (-(-count // size) * size)
 
 
-def _polynomials(nodes: Sequence[int]) -> np.ndarray:
+def _polynomials(nodes: Sequence[int], traits: Kind) -> np.ndarray:
     """(8, nodes): weights of the values at the nodes in those at all widths, by polynomials in 1/bits."""
-    widths = np.arange(1, MAX_BITS + 1)
+    widths = np.array([traits.padded(bits) for bits in range(1, MAX_BITS + 1)])
     return np.vander(1 / widths, len(nodes)) @ np.linalg.inv(np.vander(1 / np.array(nodes), len(nodes)))
 
 
 def _typical(
-    layer: Layer, weight_nodes: Sequence[int], activation_nodes: Sequence[int], seed: int
+    layer: Layer, weight_nodes: Sequence[int], activation_nodes: Sequence[int], seed: int, traits: Kind
 ) -> tuple[dict[int, Operands], dict[int, np.ndarray]]:
     """Weights by their width, and words of the padded image by its; kernels and pixels of large layers repeat."""
     pixels, kernels = layer.in_height * layer.in_width, layer.out_channels
@@ -168,7 +172,7 @@ def _typical(
         if w:
             weights[w] = replace(operands, layer=layer)
         if a:
-            words = image_words(operands)[0, 0]
+            words = image_words(operands, traits)[0, 0]
             images[a] = np.concatenate([words, np.zeros_like(words[:1])])[image][None]
     return weights, images
 

@@ -1,24 +1,29 @@
-"""What a layer's integers make the array and its buffers switch: the streams of bit planes, followed bit by bit.
+"""What a layer's integers make the array and its buffers switch: the streams of operands, followed bit by bit.
 
-The schedule says in which order row tiles meet column tiles, and `hardware.planes` in which order their planes do. So
-the vectors at the array's inputs are known for every step, and with them what the dot-product units count and add up.
-Toggles are counted from step to step as if steps followed one another without a gap: while the array waits, nothing
-moves. Large layers are sampled.
+The schedule says in which order row tiles meet column tiles, and `SWITCHING` in which order their entries do. So the
+vectors at the array's inputs are known for every step, and with them what the array makes of them. Toggles are counted
+from step to step as if steps followed one another without a gap: while the array waits, nothing moves. Large layers are
+sampled.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from codesign.bit_fusion_switching import BIT_FUSION
+from codesign.bit_serial_switching import BIT_SERIAL
+from codesign.serial_weight_switching import SERIAL_WEIGHT
+from codesign.switching import Tile, tile_switching
 from codesign.tensors import activation_words, row_tile_words
 from hardware.cost import words_read
-from hardware.kinds import KINDS
+from hardware.kinds import KINDS, Kind
 from hardware.operands import Operands
-from hardware.planes import plane_pairs
 from hardware.schedule import Pass, Schedule
+
+SWITCHING = {"bit_serial": BIT_SERIAL, "serial_weight": SERIAL_WEIGHT, "bit_fusion": BIT_FUSION}
+"""By kind of array."""
 
 SHORT = 100
 """Tiles of fewer steps are followed from the one before, if tiles are spread evenly: where they come from matters."""
@@ -55,30 +60,30 @@ class Run:
 
     Parameters
     ----------
+    weight_bits:
+        Of the row tile.
     left:
-        uint8, (dk, rows, steps): bits of the rows that are followed, the same for every column tile.
+        uint8, (bits of an entry, rows, steps): bits of the rows that are followed, the same for every column tile.
     right:
         The same of the columns, of every column tile.
     earlier:
         Of the column tile before the first one, if it is to say from what the first one's first step toggles.
     words:
         uint64: the row tile's and the column tiles' words as they come from memory.
-    pairs:
-        Planes, see `plane_pairs`, of ``chunks`` steps each.
     """
 
+    weight_bits: int
     left: np.ndarray
     right: list[np.ndarray]
     earlier: np.ndarray | None
     words: np.ndarray
-    pairs: np.ndarray
 
 
-def image_words(operands: Operands) -> np.ndarray:
-    """Bit planes of the activations in memory: uint64, (images, padded height, padded width, words, planes)."""
-    layer, planes = operands.layer, operands.activation_bits
+def image_words(operands: Operands, traits: Kind) -> np.ndarray:
+    """The activations in memory: uint64, (images, padded height, padded width, words, planes or words of values)."""
+    layer, planes = operands.layer, traits.padded(operands.activation_bits)
     height, width = layer.in_height + 2 * layer.padding[0], layer.in_width + 2 * layer.padding[1]
-    words = activation_words(operands.activations, planes, layer.padding, KINDS["bit_serial"])
+    words = activation_words(operands.activations, planes, layer.padding, traits)
     return words.reshape(len(operands.activations), height, width, -1, planes)
 
 
@@ -105,17 +110,15 @@ def layer_switching(
 
     Returns
     -------
-    By name: ``row_bits, column_bits`` (operands), ``threes, carries, levels, counts, accumulators`` (of all units: sums
-    of three products and their carries, outputs of two levels of counters, counts, accumulators), ``column_levels,
-    column_accumulators`` (of the columns' own counters), ``shifts, negations`` (control bits of all units) and
-    ``column_shifts, column_negations`` (of all columns), ``writes`` (bits of the words that come from memory).
+    By name: ``row_bits, column_bits`` (operands), ``writes`` (bits of the words that come from memory), and the nets
+    and control bits of the array that `SWITCHING` follows.
     """
     rng = np.random.default_rng(seed)
     total: Counter[str] = Counter()
     matrix = [work for work in plan.passes if work.operation == "matrix"]
     if not matrix:
         return {}
-    image = image_words(operands) if image is None else image
+    image = image_words(operands, plan.accelerator.traits) if image is None else image
     chosen = matrix  # parts of a grouped layer are alike
     if not everything and len(matrix) > sample.passes:
         chosen = [matrix[i] for i in sorted(rng.choice(len(matrix), sample.passes, replace=False))]
@@ -146,6 +149,7 @@ def _pass_switching(
             places = [places[i] for i in sorted(rng.choice(len(places), sample.runs, replace=False))]
         most = min(work.group_tiles, sample.tiles) if sample else work.group_tiles
         chosen = [(row_tile, list(range(first, min(first + most, work.column_tiles)))) for row_tile, first in places]
+    array = SWITCHING[work.kind]
     counted: Counter[str] = Counter()
     followed = words = 0
     before: dict[str, np.ndarray] = {}
@@ -155,10 +159,10 @@ def _pass_switching(
         # A row tile comes, and reads its constants, once, however many of its column tiles are followed.
         begins = rng.random() * min(work.group_tiles, work.column_tiles) < len(run.right) or not sample
         if not begins and run.earlier is not None:
-            _tile_switching(operands, work, run, run.earlier, before, None)
+            tile_switching(array, _tile(operands, work, run, run.earlier, None), before)
         for number, right in enumerate(run.right):
             read = constants if number == 0 and begins and work.output.requantized else None
-            counted.update(_tile_switching(operands, work, run, right, before, read))
+            counted.update(tile_switching(array, _tile(operands, work, run, right, read), before))
             followed += run.left.shape[-1]
         counted["writes"] += int(np.bitwise_count(run.words[1:] ^ run.words[:-1]).sum())
         words += len(run.words)
@@ -183,29 +187,35 @@ def _runs(
     rng: np.random.Generator,
     sample: Sample | None,
 ) -> Iterator[Run]:
-    layer, planes = operands.layer, operands.activation_bits
-    starts = np.cumsum([0, *(tiles for _, tiles in work.segments)])
+    starts, signed = np.cumsum([0, *(tiles for _, tiles in work.segments)]), operands.layer.signed_activations
     for (segment, tile), tiles in places:
         bits = work.segments[segment][0]
         row = (starts[segment] + tile) * work.dm
         one = replace(work, kernels=work.kernels[row : row + work.dm], segments=((bits, 1),))
-        row_words = row_tile_words(operands.weights, one, layer.groups)
-        rows = row_words.reshape(work.dm, -1, work.lanes)[:, : bits * work.chunks]
-        rows = rows.reshape(work.dm, bits, work.chunks, work.lanes)
-        pairs = plane_pairs(bits, planes)
+        row_words = row_tile_words(operands.weights, one, operands.layer.groups)
+        rows = row_words.reshape(work.dm, -1, work.lanes)
+        order = SWITCHING[work.kind].order(work, bits)
         columns = _some(work.dn, sample.columns if sample else None, rng)
         earlier = None
         if sample:
             rows = rows[_some(work.dm, sample.rows, rng)]
             if sample.evenly and work.steps(bits) < SHORT:
                 window = _columns(image, operands, work, (tiles[0] - 1) % work.column_tiles)
-                earlier = _bits(window[columns], pairs[:, 1])
+                earlier = _bits(_entries(window, work, signed)[columns], order[1])
         windows = [_columns(image, operands, work, column_tile) for column_tile in tiles]
-        right = [_bits(window[columns], pairs[:, 1]) for window in windows]
-        words = [
-            window[: work.columns(t)].transpose(0, 2, 3, 1).ravel() for t, window in zip(tiles, windows, strict=True)
-        ]
-        yield Run(_bits(rows, pairs[:, 0]), right, earlier, np.concatenate([row_words, *words]), pairs)
+        right = [_bits(_entries(window, work, signed)[columns], order[1]) for window in windows]
+        words = [window[: work.columns(t)].transpose(0, 2, 1).ravel() for t, window in zip(tiles, windows, strict=True)]
+        yield Run(bits, _bits(rows, order[0]), right, earlier, np.concatenate([row_words, *words]))
+
+
+def _tile(operands: Operands, work: Pass, run: Run, right: np.ndarray, constants: np.ndarray | None) -> Tile:
+    """A tile of a run, and behind it the step that reads ``constants``."""
+    left, steps = run.left, run.left.shape[-1]
+    if constants is not None:
+        left = np.concatenate([left, constants[:, : left.shape[1]]], axis=-1)
+        right = np.concatenate([right, right[..., -1:]], axis=-1)
+    signs = operands.signed_weights, operands.layer.signed_activations
+    return Tile(work, run.weight_bits, *signs, left, right, steps)
 
 
 def _some(count: int, followed: int | None, rng: np.random.Generator) -> list[int] | slice:
@@ -219,7 +229,8 @@ def _spread(count: int, chosen: int, rng: np.random.Generator) -> list[int]:
 
 
 def _columns(image: np.ndarray, operands: Operands, work: Pass, column_tile: int) -> np.ndarray:
-    """Entries of a column tile: uint64, (dn, planes, chunks, lanes); zeros in columns that are not valid."""
+    """Words of a column tile's windows, up to whole entries: uint64, (dn, planes, words), of packed operands one plane;
+    zeros in columns that are not valid."""
     layer = operands.layer
     pixels = column_tile * work.dn + np.arange(work.columns(column_tile))
     image_number, place = np.divmod(pixels, layer.out_height * layer.out_width)
@@ -228,108 +239,25 @@ def _columns(image: np.ndarray, operands: Operands, work: Pass, column_tile: int
     columns = column[:, None] * layer.stride[1] + np.arange(work.kernel[1]) * layer.dilation[1]
     taps = image[image_number[:, None, None] % len(image), rows[:, :, None], columns[:, None, :]]
     taps = taps[..., work.channel_words[0] : work.channel_words[1], :]
-    words = taps.reshape(len(pixels), work.window_words, -1).transpose(0, 2, 1)
-    entries = np.zeros((work.dn, words.shape[1], work.chunks * work.lanes), dtype=np.uint64)
-    entries[: len(pixels), :, : work.window_words] = words
-    return entries.reshape(work.dn, -1, work.chunks, work.lanes)
+    planes = 1 if KINDS[work.kind].packed else taps.shape[-1]
+    words = taps.reshape(len(pixels), -1, planes).transpose(0, 2, 1)
+    padded = np.zeros((work.dn, planes, work.chunks * work.lanes), dtype=np.uint64)
+    padded[: len(pixels), :, : words.shape[-1]] = words
+    return padded
 
 
-def _bits(words: np.ndarray, planes: np.ndarray) -> np.ndarray:
-    """uint8, (dk, vectors, planes * chunks), of words (vectors, planes, chunks, lanes); planes in another order."""
-    steps = np.ascontiguousarray(words.transpose(1, 2, 0, 3))
-    bits = np.unpackbits(steps.view(np.uint8), axis=-1, bitorder="little")
-    bits = np.ascontiguousarray(bits.transpose(3, 2, 0, 1))[:, :, planes]
-    return bits.reshape(*bits.shape[:2], -1)
+def _entries(windows: np.ndarray, work: Pass, signed: bool) -> np.ndarray:
+    """Entries of the activation buffer, (dn, entries, words of one), of `_columns`."""
+    side_by_side = KINDS[work.kind].planes
+    dn, planes, _ = windows.shape
+    if missing := -planes % side_by_side:  # of signed activations the planes that lack are those of the sign
+        more = np.repeat(windows[:, -1:] if signed else np.zeros_like(windows[:, -1:]), missing, axis=1)
+        windows = np.concatenate([windows, more], axis=1)
+    groups = windows.reshape(dn, -1, side_by_side, work.chunks, work.lanes).swapaxes(2, 3)
+    return groups.reshape(dn, -1, side_by_side * work.lanes)
 
 
-def _tile_switching(
-    operands: Operands,
-    work: Pass,
-    run: Run,
-    right: np.ndarray,
-    before: dict[str, np.ndarray],
-    constants: np.ndarray | None,
-) -> dict[str, float]:
-    """Toggles of one tile's steps; ``before`` holds what was there before and is brought up to date."""
-    left, pairs, chunks = run.left, run.pairs, work.chunks
-    weight_sign = operands.signed_weights & (pairs[:, 0] == pairs[:, 0].max())
-    activation_sign = operands.layer.signed_activations & (pairs[:, 1] == pairs[:, 1].max())
-    negate, column_negate = (np.repeat(one, chunks) for one in (weight_sign ^ activation_sign, activation_sign))
-    rows, columns, steps = left.shape[1], right.shape[1], left.shape[2]
-    first_chunk = np.arange(steps) % chunks == 0
-    diagonals = pairs.sum(axis=1)
-    shift = np.repeat(np.concatenate([[False], diagonals[1:] != diagonals[:-1]]), chunks) & first_chunk
-    counts_columns = np.repeat(pairs[:, 0] == 0, chunks)
-
-    # Bits come first, steps last: so all that is done to bits is done to long rows of numbers.
-    seen: dict[str, np.ndarray] = {}
-    seen["row_bits"] = left if constants is None else np.concatenate([left, constants[:, :rows]], axis=-1)
-    seen["column_bits"] = right if constants is None else np.concatenate([right, right[..., -1:]], axis=-1)
-    products = seen["row_bits"][:, :, None] & seen["column_bits"][:, None]
-    third = len(products) // 3
-    sums = products[:third] + products[third : 2 * third] + products[2 * third : 3 * third]
-    seen["threes"] = np.concatenate([sums & 1, products[3 * third :]])
-    seen["carries"] = sums >> 1
-    seen |= {f"levels {i}": level for i, level in enumerate(_levels(seen["threes"]))}
-    seen |= {f"column_levels {i}": level for i, level in enumerate(_levels(seen["column_bits"]))}
-    counts, column_counts = _count(products)[..., :steps], _count(right)
-    seen["counts"] = np.where(negate, ~counts, counts)[None]
-    seen["accumulators"] = _accumulate(np.where(negate, -counts, counts), shift, np.ones_like(shift))[None]
-    column_sums = np.where(column_negate, -column_counts, column_counts)
-    seen["column_accumulators"] = _accumulate(column_sums, first_chunk, counts_columns)[None]
-    toggles: Counter[str] = Counter()
-    for name, values in seen.items():
-        toggles[name.split()[0]] += _toggles(values, before.get(name))
-        before[name] = values[..., -1]
-    units = rows * columns
-    for name, control, pins in (
-        ("shifts", shift, units),
-        ("negations", negate, units),
-        ("column_shifts", first_chunk, columns),
-        ("column_negations", column_negate, columns),
-    ):
-        toggles[name] = pins * int((control[1:] != control[:-1]).sum() + (control[0] != control[-1]))
-    return {name: _fans(name, work.dm / rows, work.dn / columns) * count for name, count in toggles.items()}
-
-
-def _fans(name: str, rows: float, columns: float) -> float:
-    """For how many toggles one stands that was followed."""
-    if name.startswith("column"):
-        return columns
-    return rows if name == "row_bits" else rows * columns
-
-
-def _count(bits: np.ndarray) -> np.ndarray:
-    """int64: ones among the bits, at most 512, which are counted in bytes first."""
-    return bits.reshape(4, -1, *bits.shape[1:]).sum(axis=1, dtype=np.uint8).sum(axis=0, dtype=np.int64)
-
-
-def _levels(bits: np.ndarray) -> list[np.ndarray]:
-    """What two levels of counters of six bits give, see `rtl.popcount`."""
-    levels = []
-    for _ in range(2):
-        sixth = len(bits) // 6
-        counts = bits[: 6 * sixth].reshape(6, sixth, *bits.shape[1:]).sum(axis=0, dtype=np.uint8)
-        bits = np.concatenate([counts & 1, counts >> 1 & 1, counts >> 2])
-        levels.append(bits)
-    return levels
-
-
-def _accumulate(numbers: np.ndarray, shift: np.ndarray, enable: np.ndarray) -> np.ndarray:
-    """The accumulators after every step: Horner's scheme, in which a number weighs as much as shifts follow."""
-    shifts = np.cumsum(shift & enable)
-    left = shifts[-1] - shifts
-    return np.cumsum(np.where(enable, numbers, 0) << left, axis=-1) >> left
-
-
-def _toggles(values: np.ndarray, before: Any) -> int:
-    """Bits that change from step to step; of integers, of their lower 32 bits."""
-    changes = values[..., 1:] ^ values[..., :-1]
-    count = int(np.count_nonzero(changes) if values.dtype == np.uint8 else _ones(changes))
-    if before is not None:
-        count += _ones(values[..., 0] ^ before)
-    return count
-
-
-def _ones(changes: np.ndarray) -> int:
-    return int(np.bitwise_count(changes & 0xFFFFFFFF if changes.dtype != np.uint8 else changes).sum())
+def _bits(entries: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """uint8, (bits of an entry, vectors, steps), of entries (vectors, entries, words), in the order of the steps."""
+    bits = np.unpackbits(np.ascontiguousarray(entries).view(np.uint8), axis=-1, bitorder="little")
+    return np.ascontiguousarray(bits.transpose(2, 0, 1))[:, :, order]

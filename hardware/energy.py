@@ -8,7 +8,7 @@ board draws `BOARD_IDLE_WATTS` whatever the machine does.
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,21 +19,35 @@ from hardware.specification import Specification
 
 PARTS = ("array", "buffers", "rest")
 """What is told apart: the array, the operand buffers (registers and wires; block RAM is counted apart), all else."""
-ARRAY_FEATURES = (
-    *("cycles", "unit_tiles", "row_pins", "column_pins", "threes", "carries", "levels", "counts", "accumulators"),
-    *("column_levels", "column_accumulators", "shifts", "negations", "column_shifts", "column_negations"),
-)
+ARRAY_FEATURES = {
+    "bit_serial": (
+        *("cycles", "unit_tiles", "row_pins", "column_pins", "threes", "carries", "levels", "counts", "accumulators"),
+        *("column_levels", "column_accumulators", "shifts", "negations", "column_shifts", "column_negations"),
+    ),
+    "serial_weight": (
+        *("cycles", "unit_tiles", "row_pins", "value_pins", "pair_pins", "chosen", "levels", "accumulators"),
+        *("column_levels", "column_accumulators", "shifts", "negations"),
+    ),
+    "bit_fusion": (
+        *("cycles", "unit_tiles", "row_words", "column_words", "row_digit_pins", "column_digit_pins", "products"),
+        *("quads", "sums", "accumulators"),
+    ),
+}
 BUFFER_FEATURES = ("cycles", "row_bits", "column_bits", "writes", "words_read")
 REST_FEATURES = (
     *("cycles", "passes", "steps", "tiles", "row_bits", "column_bits", "writes", "accumulators"),
     "words_written",
 )
-FEATURES = {"array": ARRAY_FEATURES, "buffers": BUFFER_FEATURES, "rest": REST_FEATURES}
-"""By part, what its switching is fitted to: cycles, events of `hardware.cost.Events`, and toggles in the streams of
-operands (`codesign.streams`).
+FEATURES = {
+    kind: {"array": array, "buffers": BUFFER_FEATURES, "rest": REST_FEATURES} for kind, array in ARRAY_FEATURES.items()
+}
+"""By kind and part, what its switching is fitted to: cycles, events of `hardware.cost.Events`, and toggles that follow
+from the streams of operands (`codesign.streams`).
 
 An operand bit of a row that toggles does so at all columns' units (``row_pins``), one of a column at all rows'
-(``column_pins``); a tile ends in all units (``unit_tiles``).
+(``column_pins``); the same of digits that fusion units get (``row_digit_pins, column_digit_pins``). Activations and
+their pairs' sums go to all rows' units and once more to what the column adds up (``value_pins, pair_pins``). A tile
+ends in all units (``unit_tiles``).
 """
 
 
@@ -85,8 +99,8 @@ class EnergyCalibration(Calibration):
 
     Parameters
     ----------
-    hardware, ff:
-        The machine's name, and its registers after synthesis.
+    hardware, kind, ff:
+        The machine's name, its kind of array, and its registers after synthesis.
     array, buffers, rest:
         Parts of the machine.
     clock_pins:
@@ -100,6 +114,7 @@ class EnergyCalibration(Calibration):
     """
 
     hardware: str
+    kind: Literal["bit_serial", "serial_weight", "bit_fusion"]
     ff: Annotated[int, Field(gt=0)]
     array: Part
     buffers: Part
@@ -113,9 +128,9 @@ class EnergyCalibration(Calibration):
 
     @model_validator(mode="after")
     def _all_features(self) -> Self:
-        for part in PARTS:
-            if tuple(getattr(self, part).coefficients) != FEATURES[part]:
-                raise ValueError(f"{part}.coefficients must be those of {', '.join(FEATURES[part])}, in this order")
+        for part, features in FEATURES[self.kind].items():
+            if tuple(getattr(self, part).coefficients) != features:
+                raise ValueError(f"{part}.coefficients must be those of {', '.join(features)}, in this order")
         return self
 
 
@@ -154,13 +169,17 @@ def feature_values(plan: Schedule, switching: Mapping[str, float], cycles: float
     """Everything that `FEATURES` names, of a layer, and its events; see `layer_energy`."""
     events, array = count_events(plan), plan.accelerator.array
     tiles = sum(work.row_tiles * work.column_tiles for work in plan.passes if work.operation == "matrix")
-    counted = {"words_read": float(events.words_read), "words_written": float(events.words_written)}
-    counted |= {"cycles": float(cycles), "passes": float(len(plan.passes)), "steps": float(events.array_steps)}
-    counted |= {"tiles": float(tiles), "unit_tiles": float(array.dm * array.dn * tiles)}
     seen = defaultdict(float, switching)  # a layer without array steps switches nothing
-    names = (name for part in PARTS for name in FEATURES[part] if name not in counted)
-    fans = {"row_pins": array.dn * seen["row_bits"], "column_pins": array.dm * seen["column_bits"]}
-    return counted | {name: seen[name] for name in names} | fans, events
+    derived = {"words_read": float(events.words_read), "words_written": float(events.words_written)}
+    derived |= {"cycles": float(cycles), "passes": float(len(plan.passes)), "steps": float(events.array_steps)}
+    derived |= {"tiles": float(tiles), "unit_tiles": float(array.dm * array.dn * tiles)}
+    derived |= {"row_pins": array.dn * seen["row_bits"], "column_pins": array.dm * seen["column_bits"]}
+    derived["row_digit_pins"] = array.dn * seen["row_digits"]
+    derived["column_digit_pins"] = array.dm * seen["column_digits"]
+    derived["value_pins"] = (array.dm + 1) * seen["column_bits"]
+    derived["pair_pins"] = (array.dm + 1) * seen["column_pairs"]
+    names = [name for part in PARTS for name in FEATURES[plan.accelerator.kind][part]]
+    return {name: derived[name] if name in derived else seen[name] for name in names}, events
 
 
 def layer_energy(plan: Schedule, cycles: int, switching: Mapping[str, float], calibration: EnergyCalibration) -> Energy:

@@ -154,28 +154,3 @@ class BitSerialArray(Component):
 
     def _accumulate(self, m: Module, name: str, enable: Value, clear: Value, shift: Value, count: Signal) -> Signal:
         return accumulated(m, name, self._bits, enable, clear, shift, count, count[-1])
-
-
-class FlatArray(Component):
-    """The array with plain vectors as ports, for its own synthesis: Yosys' abc9 trips over ports whose fields are named
-    as their bits are."""
-
-    def __init__(self, dm: int, dk: int, dn: int):
-        self._array = BitSerialArray(dm, dk, dn)
-        sums = {"sums": Out(dm * dn * ACCUMULATOR_BITS), "column_sums": Out(dn * ACCUMULATOR_BITS)}
-        super().__init__({"operands": In((dm + dn) * dk), "step": In(STEP.size + 1), **sums, "sums_valid": Out(1)})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.array = array = self._array
-        left = len(Value.cast(array.lhs))
-        m.d.comb += [
-            Value.cast(array.lhs).eq(self.operands[:left]),
-            Value.cast(array.rhs).eq(self.operands[left:]),
-            Value.cast(array.step).eq(self.step[1:]),
-            array.step_valid.eq(self.step[0]),
-            self.sums.eq(array.sums),
-            self.column_sums.eq(array.column_sums),
-            self.sums_valid.eq(array.sums_valid),
-        ]
-        return m

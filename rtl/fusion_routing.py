@@ -75,6 +75,12 @@ def _assign() -> dict[tuple[int, int], dict[int, tuple[int, int]]]:
 _ASSIGNED = _assign()
 
 
+def brick_digits(weight_bits: int, activation_bits: int) -> list[tuple[int, int] | None]:
+    """Of every brick which digits of the packed weights and activations it multiplies; None if it does not work."""
+    mode = _ASSIGNED[weight_bits, activation_bits]
+    return [mode.get(brick) for brick in range(BRICKS)]
+
+
 def _choices(side: int) -> list[list[int | None]]:
     """The digits among which a router chooses for each brick; None is for a brick that does not work.
 

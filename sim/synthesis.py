@@ -19,8 +19,9 @@ from amaranth.back import verilog
 from hardware.accelerator import Accelerator
 from hardware.files import cache_directory, write_text
 from hardware.resources import Resources
-from rtl.array import FlatArray
+from rtl.arrays import ARRAYS
 from rtl.verilog import rtl_hash
+from sim.flat import Flat
 from sim.yosys import run_yosys
 
 ARRAY = "codesign_array"
@@ -28,7 +29,8 @@ ARRAY = "codesign_array"
 # No pads on 7-series, because the machine lies inside a system; `check -assert` refuses a net with two drivers.
 SCRIPTS = {
     "xc7z020": "synth_xilinx -family xc7 -flatten -noiopad -noclkbuf -top {top}; check -assert",
-    "ecp5-85k": "synth_ecp5 -top {top}; check -assert",
+    # abc9 trips over vectors that are there bit by bit as well, by their bits' names: fields of arrays.
+    "ecp5-85k": "hierarchy -top {top}; rename -hide */w:*[*; synth_ecp5 -top {top}; check -assert",
 }
 """Yosys' commands by device."""
 
@@ -112,8 +114,8 @@ def array_cells(accelerator: Accelerator, device: str, fresh: bool = False) -> d
     kept = None if fresh else recall(key)
     if kept is None:
         shape = accelerator.array
-        array = FlatArray(shape.dm, shape.dk, shape.dn)
-        text = verilog.convert(array, name=ARRAY, emit_src=False, strip_internal_attrs=True)
+        array = ARRAYS[accelerator.kind](shape.dm, shape.dk, shape.dn)
+        text = verilog.convert(Flat(array), name=ARRAY, emit_src=False, strip_internal_attrs=True)
         kept = keep(key, synthesize(text, ARRAY, device))
     return kept
 

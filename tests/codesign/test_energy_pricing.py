@@ -13,13 +13,14 @@ from rtl.verilog import gateware_hash
 from sim.activity import Activity
 from sim.job import Outcome
 
+TINY = MEASURED["bit_serial"]
 LAYER = Layer("conv", "conv", 64, 32, 8, 8, kernel=(3, 3), padding=(1, 1))
 
 
 def test_the_measured_machine_is_priced_by_its_own_switching_and_others_by_an_estimate(machine):
-    own = machine_energy(load_accelerator(MEASURED))
+    own = machine_energy(load_accelerator(TINY))
     assert own is not None
-    assert own[1] == f"switching measured on {MEASURED}"
+    assert own[1] == f"switching measured on {TINY}"
     other = machine_energy(load_accelerator("bitserial-edge"))
     assert other is not None
     assert other[1].endswith("an estimate")
@@ -36,11 +37,11 @@ def test_switching_of_other_gateware_is_refused(monkeypatch):
     with pytest.raises(
         InputError, match=rf"{gateware_hash('bit_serial')}.*renew it with `codesign calibrate .*--energy"
     ):
-        machine_energy(load_accelerator(MEASURED))
+        machine_energy(load_accelerator(TINY))
 
 
 def test_fewer_bits_take_less_energy_and_the_same_seed_the_same():
-    accelerator = load_accelerator(MEASURED)
+    accelerator = load_accelerator(TINY)
     priced = machine_energy(accelerator)
     assert priced is not None
 

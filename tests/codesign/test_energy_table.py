@@ -13,6 +13,7 @@ from hardware.cycles import layer_cycles
 from hardware.energy import layer_energy
 from hardware.errors import InputError
 from hardware.kernel_wise import histogram
+from hardware.kinds import KINDS
 from hardware.layer import Layer
 from hardware.oracle import Oracle
 from hardware.schedule import schedule
@@ -94,17 +95,24 @@ def test_without_a_calibration_there_is_no_table(accelerator, monkeypatch):
         energy_table([CONV], accelerator)
 
 
-def test_an_array_of_another_kind_than_the_measured_one_has_no_energy(machine):
+def test_an_array_of_a_kind_that_was_not_measured_has_no_energy(machine, monkeypatch):
+    monkeypatch.setattr("codesign.energy.load_energy", lambda hardware: None)
     with pytest.raises(
-        InputError, match=r"nothing is known of what variant switches.*that was measured \(bit_serial\)"
+        InputError, match=r"what variant switches.*`codesign calibrate --energy --store` on fusion-tiny"
     ):
         energy_table([CONV], machine(kind="bit_fusion"))
 
 
 def test_between_the_nodes_whatever_happens_once_per_tile_or_diagonal_is_exact():
     widths, nodes = np.arange(1, 9), np.array(NODES)
-    np.testing.assert_allclose(_polynomials(NODES) @ ((nodes + 5) / nodes), (widths + 5) / widths, rtol=1e-12)
-    np.testing.assert_allclose(_polynomials(NODES)[nodes - 1], np.eye(len(nodes)), atol=1e-12)
+    polynomials = _polynomials(NODES, KINDS["bit_serial"])
+    np.testing.assert_allclose(polynomials @ ((nodes + 5) / nodes), (widths + 5) / widths, rtol=1e-12)
+    np.testing.assert_allclose(polynomials[nodes - 1], np.eye(len(nodes)), atol=1e-12)
+
+
+def test_widths_that_are_padded_are_those_that_they_are_padded_to():
+    of_nodes = _polynomials((2, 4, 8), KINDS["bit_fusion"])
+    np.testing.assert_allclose(of_nodes, np.eye(3)[[0, 0, 1, 1, 2, 2, 2, 2]], atol=1e-12)
 
 
 def test_kernels_of_several_widths_take_about_the_mean_of_their_layers(accelerator):

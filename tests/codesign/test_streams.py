@@ -1,4 +1,4 @@
-"""Streams of bit planes against the same thing done with Python's integers, one number at a time."""
+"""Streams of operands against the same thing done with Python's integers, one number at a time."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from codesign.energy import typical_operands
-from codesign.streams import _accumulate, layer_switching
+from codesign.streams import SWITCHING, layer_switching
+from codesign.switching import accumulate
 from hardware.layer import Layer
 from hardware.operands import Operands
 from hardware.planes import plane_pairs
 from hardware.schedule import Output, Schedule, schedule, vector_passes
 from policies.quantizers import levels, quantize_weights, weight_scales
 
+BY_KIND = dict(SWITCHING)
 LAYERS = {
     "linear": Layer("fc", "linear", 150, 5, images=5),
     "conv": Layer("conv", "conv", 70, 4, 4, 3, kernel=(3, 2), stride=(1, 2), padding=(1, 1)),
@@ -122,7 +124,63 @@ def test_accumulators_end_with_the_dot_product():
     counts = np.array([((w >> i & 1) & (a >> j & 1)).sum() for i, j in pairs])
     diagonals = pairs.sum(axis=1)
     shift = np.concatenate([[False], diagonals[1:] != diagonals[:-1]])
-    assert _accumulate(counts, shift, np.ones_like(shift))[-1] == w @ a
+    assert accumulate(counts, shift, np.ones_like(shift))[-1] == w @ a
+
+
+def other_kinds(machine):
+    return [machine(kind="serial_weight"), machine(kind="bit_fusion"), machine(kind="bit_fusion", dk=128)]
+
+
+def drawn(integers, name: str, signed: bool, w: int, a: int) -> Operands:
+    """Signed weights and unsigned activations, or the other way round."""
+    layer, rng = replace(LAYERS[name], signed_activations=not signed), np.random.default_rng(w + a)
+    weights = integers(rng, (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel), w, signed)
+    shape = (layer.images, layer.in_channels, layer.in_height, layer.in_width)
+    return Operands(
+        layer, weights, integers(rng, shape, a, not signed), (w,) * layer.out_channels, a, signed_weights=signed
+    )
+
+
+def layer_sums(operands: Operands) -> np.ndarray:
+    """(kernels, pixels) dot products, by PyTorch."""
+    layer = operands.layer
+    numbers = (torch.from_numpy(np.asarray(one)).double() for one in (operands.activations, operands.weights))
+    sums = torch.nn.functional.conv2d(
+        *numbers, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups
+    )
+    return sums.transpose(0, 1).flatten(1).long().numpy()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("w", "a"), [(3, 2), (2, 2), (8, 3), (4, 8), (8, 8), (2, 4), (1, 7)])
+@pytest.mark.parametrize("signed", [True, False])
+def test_other_arrays_end_every_tile_with_its_dot_products(machine, integers, monkeypatch, name, signed, w, a):
+    operands = drawn(integers, name, signed, w, a)
+    for accelerator in other_kinds(machine):
+        ends = []
+        array = BY_KIND[accelerator.kind]
+
+        def nets(tile, array=array, ends=ends):
+            found = array.nets(tile)
+            ends.append(found.values["accumulators"][0, ..., -1])
+            return found
+
+        monkeypatch.setitem(SWITCHING, accelerator.kind, replace(array, nets=nets))
+        plan = schedule(operands.layer, w, a, accelerator, signed_weights=signed)
+        layer_switching(operands, plan, everything=True)
+        (work,) = plan.passes
+        sums = np.zeros((work.row_tiles * work.dm, work.column_tiles * work.dn), dtype=np.int64)
+        expected = layer_sums(operands)
+        order = [
+            (row, tile)
+            for group in range(0, work.column_tiles, work.group_tiles)
+            for row in range(work.row_tiles)
+            for tile in range(group, min(group + work.group_tiles, work.column_tiles))
+        ]
+        for (row, tile), end in zip(order, ends, strict=True):
+            sums[row * work.dm : (row + 1) * work.dm, tile * work.dn : (tile + 1) * work.dn] = end
+        assert (sums[: len(expected), : expected.shape[1]] == expected[list(work.kernels)]).all()
+        assert not sums[len(expected) :].any()
 
 
 def test_a_sample_of_the_tiles_says_nearly_the_same(machine):

@@ -8,8 +8,9 @@ import pytest
 from amaranth.back import verilog
 
 from hardware.timing import BUFFER_LATENCY, array_latency
-from rtl.array import STEP, BitSerialArray, FlatArray
+from rtl.array import STEP, BitSerialArray
 from rtl.interface import ACCUMULATOR_BITS
+from sim.flat import Flat
 from sim.yosys import run_yosys
 
 BITS = list(STEP.members)
@@ -193,7 +194,7 @@ def test_an_accumulator_wraps_at_its_width_and_is_sign_extended(simulate, bits):
 
 def synthesized(directory: Path, dm: int, dk: int, dn: int, command: str) -> dict[str, int]:
     """Cells of the array after synthesis."""
-    (directory / "array.v").write_text(verilog.convert(FlatArray(dm, dk, dn), name="array", emit_src=False))
+    (directory / "array.v").write_text(verilog.convert(Flat(BitSerialArray(dm, dk, dn)), name="array", emit_src=False))
     output = run_yosys(directory, f"read_verilog array.v; {command} -top array; check -assert; stat")
     return {cell: int(count) for count, cell in re.findall(r"^ +(\d+) (?:.* )?([A-Z]\w+)$", output, re.MULTILINE)}
 
