@@ -1,33 +1,30 @@
-"""The resource law of the xc7z020: fitted to some machines that Yosys synthesised, judged on others.
+"""The resource law of a kind of accelerators on the xc7z020: fitted to some machines that Yosys synthesised, judged on
+others.
 
-python benchmarks/resource_law.py [FITTED [HELD_OUT]]: both sets are drawn with seeds of their own, then synthesised one
-after another, a minute to ten each. What is in the cache is not synthesised again: a run that was interrupted goes on
-where it was, and one with other numbers of machines adds to what is there.
+python benchmarks/resource_law.py [--kind KIND] [FITTED [HELD_OUT]]: of bit-serial machines both sets are drawn with
+seeds of their own; machines of the other kinds are few, because most of their law is that of bit-serial ones. They are
+synthesised one after another, a minute to ten each. What is in the cache is not synthesised again: a run that was
+interrupted goes on where it was, and one with other numbers of machines adds to what is there.
 """
 
-import sys
+import argparse
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import yaml
-from amaranth.back import verilog
-from amaranth.hdl import Module
-from amaranth.lib.wiring import Component, connect, flipped
+from array_parts import DEVICE, array_parts
 from common import markdown, write_report
 
 from hardware.accelerator import Accelerator, Array, Buffers, Memory, load_accelerator
 from hardware.calibration import FOLDER
 from hardware.files import write_text
-from hardware.resources import Popcounts, ResourceLaw, Resources, Sample, fit
-from hardware.timing import popcount_latency
-from rtl.datapath import without_reset
-from rtl.popcount import Popcount
+from hardware.kinds import KINDS
+from hardware.resource_law import GIVEN, ResourceLaw, Sample, fit, load_resource_law
+from hardware.resources import Resources
 from rtl.verilog import TOP, engine_verilog, gateware_hash
 from sim.synthesis import machine_cells, resources, tool_version
 
-DEVICE = "xc7z020"
-POPCOUNT = "codesign_popcount"
 ANCHORS = (((2, 64, 1), (1024, 1024, 512)), ((4, 64, 2), (1024, 1024, 512)), ((2, 64, 2), (512, 4096, 1024)))
 """Small machines that are always among the fitted ones: array and depths of the buffers."""
 FITTED, FITTED_SEED = 4, 1
@@ -40,6 +37,14 @@ MOST_MACS = 4096
 """Binary multiply-accumulates per cycle of the largest machine that is drawn: Yosys takes minutes for it."""
 BLOCKS = 130
 """36 Kbit blocks of buffer bits at most: larger ones need not be synthesised to see that they do not fit."""
+
+
+OTHERS_FITTED = (((2, 64, 1), (512, 512, 64)),)
+OTHERS_HELD_OUT = {
+    "serial_weight": (((4, 64, 4), (1024, 1024, 512)),),
+    "bit_fusion": (((4, 64, 2), (512, 512, 64)),),
+}
+"""Of the other kinds: array and depths of the buffers."""
 
 
 def draw(rng: np.random.Generator, name: str, deepest: tuple[int, int, int] = (4096, 4096, 2048)) -> Accelerator:
@@ -59,13 +64,13 @@ def draw(rng: np.random.Generator, name: str, deepest: tuple[int, int, int] = (4
         if array["dm"] % ports or array["dn"] % ports or bits > BLOCKS * 36864:
             continue
         if array["dm"] * array["dn"] * array["dk"] <= MOST_MACS:
-            return _machine(name, Array(**array), (lhs, rhs, planes), ports)
+            return _machine("bit_serial", name, Array(**array), (lhs, rhs, planes), ports)
 
 
-def _machine(name: str, array: Array, depths: tuple[int, int, int], ports: int = 1) -> Accelerator:
+def _machine(kind: str, name: str, array: Array, depths: tuple[int, int, int], ports: int = 1) -> Accelerator:
     return Accelerator(
         name=name,
-        kind="bit_serial",
+        kind=kind,
         array=array,
         buffers=Buffers(lhs_entries=depths[0], rhs_entries=depths[1], plane_words=depths[2]),
         memory=Memory(ports=ports, latency=32, cycles_per_word=1),
@@ -91,7 +96,8 @@ def fitted_machines(count: int) -> list[Accelerator]:
     Each next one is where a law would be least certain, for its size.
     """
     anchors = [
-        _machine(f"anchor-{n}", Array(dm=dm, dk=dk, dn=dn), depths) for n, ((dm, dk, dn), depths) in enumerate(ANCHORS)
+        _machine("bit_serial", f"anchor-{n}", Array(dm=dm, dk=dk, dn=dn), depths)
+        for n, ((dm, dk, dn), depths) in enumerate(ANCHORS)
     ]
     rng = np.random.default_rng(FITTED_SEED)
     pool = [draw(rng, f"fitted-{i}") for i in range(POOL)]
@@ -115,6 +121,18 @@ def held_out_machines(count: int) -> list[Accelerator]:
     return [draw(rng, f"held-out-{i}", HELD_OUT_DEEPEST) for i in range(count)]
 
 
+def other_machines(kind: str) -> tuple[list[Accelerator], list[Accelerator]]:
+    """The fitted and the held-out machines of a kind that is not bit-serial."""
+    fitted, held_out = (
+        [
+            _machine(kind, f"{name}-{n}", Array(dm=dm, dk=dk, dn=dn), depths)
+            for n, ((dm, dk, dn), depths) in enumerate(among)
+        ]
+        for name, among in (("fitted", OTHERS_FITTED), ("held-out", OTHERS_HELD_OUT[kind]))
+    )
+    return fitted, held_out
+
+
 def measure(machine: Accelerator) -> Resources:
     """What Yosys counts; minutes, if it is not in the cache."""
     found = resources(machine_cells(engine_verilog(machine), TOP, DEVICE), DEVICE)
@@ -122,36 +140,10 @@ def measure(machine: Accelerator) -> Resources:
     return found
 
 
-class Alone(Component):
-    """A popcount with nothing around it, without reset as in the array."""
-
-    def __init__(self, dk: int, masked: bool):
-        self._popcount = Popcount(dk, popcount_latency(dk), masked)
-        super().__init__(dict(self._popcount.signature.members))
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.popcount = without_reset(m, "operands")(self._popcount)
-        connect(m, flipped(self), self._popcount)
-        return m
-
-
-def popcounts() -> Popcounts:
-    """Those of every ``dk``, each synthesised alone."""
-
-    def cells(dk: int, masked: bool) -> tuple[int, int]:
-        text = verilog.convert(Alone(dk, masked), name=POPCOUNT, emit_src=False, strip_internal_attrs=True)
-        found = resources(machine_cells(text, POPCOUNT, DEVICE), DEVICE)
-        return found.lut, found.ff
-
-    widths = (64, 128, 256, 512)
-    return Popcounts(unit={dk: cells(dk, True) for dk in widths}, column={dk: cells(dk, False) for dk in widths})
-
-
 def sample(law: ResourceLaw, machine: Accelerator, measured: Resources) -> Sample:
     """The machine as the calibration keeps it."""
     lut_error, ff_error = (round(error, 4) for error in law.error(machine, measured))
-    shape = {"name": machine.name, "array": machine.array, "buffers": machine.buffers, "memory": machine.memory}
+    shape = {name: getattr(machine, name) for name in ("name", "kind", "array", "buffers", "memory")}
     return Sample(**shape, **asdict(measured), lut_error=lut_error, ff_error=ff_error)
 
 
@@ -174,21 +166,39 @@ def rows(law: ResourceLaw, samples: list[Sample]) -> pd.DataFrame:
     )
 
 
+def part_rows(law: ResourceLaw) -> pd.DataFrame:
+    """What synthesis made of the array's parts."""
+    return pd.DataFrame(
+        {"part": place, "dk": dk, "LUT": f"{lut:,}", "FF": f"{ff:,}"}
+        for place, sizes in law.parts
+        for dk, (lut, ff) in sizes.items()
+    )
+
+
 def main() -> None:
-    """Write ``hardware/calibrations/resources-bit_serial-xc7z020.yaml`` and ``docs/benchmarks/resource_law.md``."""
-    fitted_count = int(sys.argv[1]) if len(sys.argv) > 1 else FITTED
-    held_out_count = int(sys.argv[2]) if len(sys.argv) > 2 else HELD_OUT
-    fitted = [(machine, measure(machine)) for machine in fitted_machines(fitted_count)]
-    held_out = [(machine, measure(machine)) for machine in held_out_machines(held_out_count)]
-    machines, measured = zip(*fitted, strict=True)
-    alone = popcounts()
-    lut, ff = fit(machines, measured, alone)
+    """Write ``hardware/calibrations/resources-<kind>-xc7z020.yaml`` and ``docs/benchmarks/resource_law*.md``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("numbers", type=int, nargs="*", help="bit-serial machines to fit and to hold out")
+    parser.add_argument("--kind", default="bit_serial", choices=KINDS)
+    options = parser.parse_args()
+    kind, given, terms = options.kind, ({}, {}), []
+    if kind == "bit_serial":
+        fitted_count, held_out_count = [*options.numbers, *(FITTED, HELD_OUT)[len(options.numbers) :]]
+        machines, others = fitted_machines(fitted_count), held_out_machines(held_out_count)
+    else:
+        known = load_resource_law(DEVICE)
+        terms, given = list(GIVEN), tuple({name: law[name] for name in GIVEN} for law in (known.lut, known.ff))
+        machines, others = other_machines(kind)
+    fitted, held_out = ([(machine, measure(machine)) for machine in among] for among in (machines, others))
+    parts = array_parts(kind)
+    lut, ff = fit(machines, [measured for _, measured in fitted], parts, given)
     law = ResourceLaw(
-        gateware=gateware_hash("bit_serial"),
+        gateware=gateware_hash(kind),
         tools={"yosys": tool_version("yosys")},
-        renew="python benchmarks/resource_law.py",
+        renew="python benchmarks/resource_law.py" + ("" if kind == "bit_serial" else f" --kind {kind}"),
         device=DEVICE,
-        popcounts=alone,
+        parts=parts,
+        given=terms,
         lut=lut,
         ff=ff,
         fitted=[],
@@ -197,28 +207,43 @@ def main() -> None:
     sets = {"fitted": fitted, "held_out": held_out}
     law = law.model_copy(update={name: [sample(law, *one) for one in among] for name, among in sets.items()})
     text = yaml.safe_dump(law.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
-    write_text(FOLDER / f"resources-bit_serial-{DEVICE}.yaml", text)
+    write_text(FOLDER / f"resources-{kind}-{DEVICE}.yaml", text)
+    report(kind, law)
+
+
+def report(kind: str, law: ResourceLaw) -> None:
+    """Write ``docs/benchmarks/resource_law.md``, or that of another kind."""
     factors = pd.DataFrame(
-        {"term": name, "LUT": f"{law.lut[name]:,.3f}", "FF": f"{law.ff[name]:,.3f}"} for name in law.lut
+        {
+            "term": name,
+            "LUT": f"{law.lut[name]:,.3f}",
+            "FF": f"{law.ff[name]:,.3f}",
+            **({"from": "bit_serial" if name in law.given else "fitted"} if law.given else {}),
+        }
+        for name in law.lut
     )
     worst = {name: max(abs(getattr(one, f"{name}_error")) for one in law.held_out) for name in ("lut", "ff")}
+    others = kind != "bit_serial"
     write_report(
-        "resource_law",
-        f"The resource law of the {DEVICE}",
+        "resource_law" + (f"_{kind}" if others else ""),
+        f"The resource law of the {DEVICE}" + (f" for machines of kind {kind}" if others else ""),
         [
             "Resources of the whole machine as `codesign synth --device xc7z020` counts them, and what "
-            "`hardware.resources` says of it in microseconds. The law was fitted to the first set of machines and has "
-            "seen nothing of the second one, which was drawn with another seed. Errors are prediction over "
-            f"measurement, less 1. Yosys {law.tools['yosys']}, gateware {law.gateware}.",
-            f"Largest error on {len(held_out)} held-out machines: LUT {worst['lut']:.1%}, FF {worst['ff']:.1%}.",
+            "`hardware.resource_law` says of it in microseconds. The law was fitted to the first set of machines and "
+            "has seen nothing of the second one"
+            + ("" if others else ", which was drawn with another seed")
+            + f". Errors are prediction over measurement, less 1. Yosys {law.tools['yosys']}, gateware {law.gateware}.",
+            f"Largest error on {len(law.held_out)} held-out machines: LUT {worst['lut']:.1%}, FF {worst['ff']:.1%}.",
             "## Held-out machines",
             markdown(rows(law, law.held_out)),
             "## Fitted machines",
             markdown(rows(law, law.fitted)),
             "## Factors",
-            "LUTs and flip-flops of each term (`hardware.resources.TERMS`), beside the buffers, which are counted, and "
-            "the popcounts, which were synthesised alone. Block RAM and multipliers are counted altogether.",
+            "LUTs and flip-flops of each term (`hardware.resource_law.TERMS`), beside the buffers, which are counted, "
+            "and the array's parts, which were synthesised alone. Block RAM and multipliers are counted altogether."
+            + (" Where nothing differs from bit-serial machines, the factors are theirs." if others else ""),
             markdown(factors),
+            *(["## Parts of the array", markdown(part_rows(law))] if others else []),
         ],
     )
 

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from hardware.accelerator import Accelerator
 from hardware.device import load_device
 from hardware.errors import InputError
-from hardware.resources import ResourceLaw, Resources, check_fit, load_resource_law
+from hardware.resource_law import ResourceLaw, load_resource_law
+from hardware.resources import Resources, check_fit
 from policies.co_design import candidates
 from rtl.verilog import gateware_hash
 

@@ -21,7 +21,7 @@ from hardware.board import Device
 from hardware.cost import cost_table
 from hardware.errors import InputError
 from hardware.oracle import Oracle
-from hardware.resources import ResourceLaw
+from hardware.resource_law import ResourceLaw
 from hardware.schedule import MAX_BITS
 from policies.costs import Costs
 from policies.space import Space

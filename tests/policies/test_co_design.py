@@ -10,7 +10,7 @@ from hardware.device import load_device
 from hardware.errors import InputError
 from hardware.layer import Layer
 from hardware.oracle import Oracle
-from hardware.resources import load_resource_law
+from hardware.resource_law import load_resource_law
 from policies.co_design import MachineChoice, candidates
 from policies.space import Space
 
