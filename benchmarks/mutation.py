@@ -1,4 +1,7 @@
-"""Mutants of the array, fetch, execute and result stages, and which tests of the fast suite notice them.
+"""Mutants of a machine, stage by stage, and which tests of the fast suite notice them.
+
+On bitserial-tiny the stages are array, fetch, execute and result; on machines of other kinds, with ``--hardware``, what
+no other machine is made of (`sim.mutation.GROUPS`).
 
 The tests' own drawings and assertions are run, shortest first, on one simulator that holds all mutants; the first that
 fails kills the mutant. What is known of a mutant is kept in ``--state``: a run goes on where it was, and a mutant that
@@ -16,7 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from common import markdown, write_report
-from mutation_killers import FIRST, Killers, killers
+from mutation_killers import FIRST, MACHINES, Killers, killers
 
 from hardware.accelerator import Accelerator, load_accelerator
 from hardware.files import cache_directory, write_text
@@ -26,6 +29,11 @@ from sim.mutation import GROUPS, Mutant, acting, draw_mutants, mutated_verilog
 
 REASONS = Path(__file__).with_name("mutation_survivors.yaml")
 NONE = "none"
+BESIDE = (
+    "Stages, and how the names of their instances in the engine begin: {stages}. All other modules are those of "
+    "bitserial-tiny ([its mutants](mutation.md)). Tests are those that the fast suite runs on this machine, and the "
+    "random layers and extreme integers of `test_machine.py`, which runs them on another machine of the kind."
+)
 
 
 def killed_by(tests: Killers, mutated: str, number: int) -> tuple[str, str]:
@@ -71,8 +79,8 @@ def run_tests(state: State, mutants: Mapping[int, str], mutated: str, tests: Kil
 def report(accelerator: Accelerator, mutants: list[Mutant], rows: dict[str, dict], tests: Killers) -> None:
     """Shares by group, tests by the mutants that they kill, and the survivors with their reasons."""
     reasons = yaml.safe_load(REASONS.read_text(encoding="utf-8")) or {} if REASONS.exists() else {}
-    table = []
-    for group in (*GROUPS, "all"):
+    table, kind = [], accelerator.kind
+    for group in (*GROUPS[kind], "all"):
         mine = [rows[str(one)] for one in mutants if group in (one.group, "all")]
         idle, dead = sum(row["equivalent"] for row in mine), sum(bool(row["killer"]) for row in mine)
         share = f"{dead / max(1, len(mine) - idle):.1%}"
@@ -87,15 +95,18 @@ def report(accelerator: Accelerator, mutants: list[Mutant], rows: dict[str, dict
         for one in alive
     ]
     seconds = [rows[str(one)]["seconds"] for one in mutants]
+    first = accelerator.name == MACHINES[0]
+    stages = ", ".join(f"{stage} ({', '.join(parts)})" for stage, parts in GROUPS[kind].items())
     write_report(
-        "mutation",
-        "Mutants of the machine",
+        "mutation" if first else f"mutation_{accelerator.name.removesuffix('-tiny')}",
+        "Mutants of the machine" if first else f"Mutants of what only machines of kind `{kind}` are made of",
         [
             f"One bit of one cell's port, drawn evenly by Yosys' `mutate` from the flattened {accelerator.name} "
             f"({rtl_hash(accelerator)}): inverted, stuck at 0 or 1 (`const0`, `const1`), or inverted while another "
             "bit of the port is 0 or 1 (`cnot0`, `cnot1`). A mutant is killed when a test of the fast suite fails. "
             "It changes nothing if Yosys' SAT solver proves that for every state and input, of everything on which "
             "an output of the machine may depend; shares are of the others.",
+            *([] if first else [BESIDE.format(stages=stages)]),
             markdown(pd.DataFrame(table)),
             "Tests, in the order in which they run; a mutant counts for the first one that fails.",
             markdown(pd.DataFrame(counts, columns=["test", "mutants killed"])),
@@ -110,12 +121,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hardware", default="bitserial-tiny")
+    parser.add_argument("--hardware", choices=MACHINES, default=MACHINES[0])
     parser.add_argument("--state", type=Path, default=cache_directory() / "mutation.jsonl")
     options = parser.parse_args()
     accelerator = load_accelerator(options.hardware)
     verilog = engine_verilog(accelerator)
-    mutants = draw_mutants(verilog, GROUPS, options.mutants, options.seed)
+    mutants = draw_mutants(verilog, GROUPS[accelerator.kind], options.mutants, options.seed)
     mutated = mutated_verilog(verilog, mutants)
     tests = killers(accelerator)
     state = State(options.state, {"rtl_hash": rtl_hash(accelerator)})

@@ -1,6 +1,8 @@
 """Tests of the fast suite as plain functions, for `mutation.py`: each fails if the machine is wrong.
 
-They draw what the tests draw and make the tests' own assertions, many layers or networks to a simulator process.
+They draw what the tests draw and make the tests' own assertions, many layers or networks to a simulator process. On the
+smallest machines of other kinds than bit_serial, they are the tests that the fast suite runs on these, and the random
+layers that `test_machine.py` draws for another machine of the kind.
 """
 
 import contextlib
@@ -25,7 +27,10 @@ from sim.run import simulate_jobs
 TESTS = Path(__file__).parent.parent / "tests"
 FIRST_LAYERS = 20  # the shortest ones, which kill most
 FIRST = 2  # tests, which kill nearly all, come before the proofs that mutants change nothing, the others behind them
-BY_PYTEST = (
+MACHINES = ("bitserial-tiny", "stripes-tiny", "fusion-tiny")
+"""Machines for which tests can be gathered: those of the tests' fixture ``smallest``, as their names have it."""
+ON_ALL = ("codesign/test_requantized.py", "sim/test_faults.py")
+ON_FIRST = (
     "codesign/test_requantized.py",
     "sim/test_addresses.py",
     "sim/test_faults.py",
@@ -51,15 +56,19 @@ def killers(accelerator: Accelerator) -> Killers:
     (first, shortest), *others = layers.items()
     large = dict(_large_numbers(accelerator, load_test("sim/test_large_numbers.py")))
     networks, disturbed = dict(_networks(accelerator)), dict(_disturbed(accelerator))
-    return {first: shortest} | networks | large | dict(map(_by_pytest, BY_PYTEST)) | dict(others) | disturbed
+    files = ON_FIRST if accelerator.name == MACHINES[0] else ON_ALL
+    by_pytest = dict(_by_pytest(tests, accelerator.name) for tests in files)
+    return {first: shortest} | networks | large | by_pytest | dict(others) | disturbed
 
 
-def _by_pytest(tests: str) -> tuple[str, Callable[[], None]]:
-    """Tests that share fixtures: a file, or one test in it, all of the machine that is mutated."""
+def _by_pytest(tests: str, machine: str) -> tuple[str, Callable[[], None]]:
+    """Tests that share fixtures: of a file, or of one test in it, those of the machine that is mutated."""
+    chosen = machine if machine != MACHINES[0] else " and ".join(f"not {other}" for other in MACHINES[1:])
 
     def run() -> None:
+        options = ["-qx", "--tb=line", "-p", "no:cacheprovider", "-m", "not slow", "-k", chosen]
         with contextlib.redirect_stdout(io.StringIO()) as said:
-            code = pytest.main(["-qx", "--tb=line", "-p", "no:cacheprovider", str(TESTS / tests)])
+            code = pytest.main([*options, str(TESTS / tests)])
         assert code == 0, said.getvalue()[-2000:]
 
     return tests.split("/")[-1].replace(".py", "").replace("::", ": "), run
@@ -94,18 +103,20 @@ def _layers(accelerator: Accelerator, suite: ModuleType) -> Iterator[tuple[str, 
             yield (
                 f"test_machine: the extreme integers, {value}, {'signed' if signed else 'unsigned'}",
                 lambda value=value, signed=signed: suite.test_the_extreme_integers_are_exact(
-                    accelerator, value, signed
+                    {accelerator.name: accelerator}, accelerator.name, value, signed
                 ),
             )
 
 
 def _large_numbers(accelerator: Accelerator, suite: ModuleType) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "test_large_numbers: counts", lambda: suite.test_large_counts_are_exact(accelerator)
-    yield "test_large_numbers: row tiles", lambda: suite.test_the_most_row_tiles_of_a_pass_are_exact(accelerator)
     yield (
         "test_large_numbers: rings",
         lambda: suite.test_buffers_that_are_filled_again_and_again_are_exact(accelerator),
     )
+    if accelerator.name != MACHINES[0]:
+        return
+    yield "test_large_numbers: row tiles", lambda: suite.test_the_most_row_tiles_of_a_pass_are_exact(accelerator)
     yield (
         "test_large_numbers: images and groups",
         lambda: suite.test_the_largest_images_and_groups_are_exact(accelerator),
@@ -149,5 +160,5 @@ def _disturbed(accelerator: Accelerator) -> Iterator[tuple[str, Callable[[], Non
     suite = load_test("sim/test_stalls.py")
     for seed in (2, 3):
         yield f"test_stalls: all channels, {seed}", lambda seed=seed: suite.check(accelerator, seed, 15, **suite.ALL)
-    for channel in suite.ALL:
+    for channel in suite.ALL if accelerator.name == MACHINES[0] else ():
         yield f"test_stalls: {channel}", lambda channel=channel: suite.check(accelerator, 1, 6, **{channel: 240})

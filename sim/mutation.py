@@ -19,13 +19,26 @@ from hardware.errors import InputError
 from rtl.verilog import TOP
 from sim.yosys import run_yosys
 
-GROUPS = {
-    "array": ("array", "lhs_buffer", "rhs_buffer", "vector"),
-    "fetch": ("fetch",),
-    "execute": ("execute",),
-    "result": ("result",),
+GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "bit_serial": {
+        "array": ("array", "lhs_buffer", "rhs_buffer", "vector"),
+        "fetch": ("fetch",),
+        "execute": ("execute",),
+        "result": ("result",),
+    },
+    "serial_weight": {"masked sums": ("array.unit", "array.column"), "array": ("array",)},
+    "bit_fusion": {
+        "fusion units": ("array.unit",),
+        "routers": ("array.row", "array.column"),
+        "array": ("array",),
+        "steps": ("execute.matrix",),
+    },
 }
-"""How the names of the engine's parts begin, by the stage that they count for."""
+"""By the array's kind, how the names of the engine's parts begin, by the stage that they count for; a part within
+another stage's part is not of that stage.
+
+Of the kinds that came later, only what no other machine is made of.
+"""
 
 PLUSARG = "mutant"
 NUMBER_BITS = 16
@@ -42,7 +55,7 @@ class Mutant:
     Parameters
     ----------
     group:
-        One of `GROUPS`.
+        The stage, one of `GROUPS` of the machine's kind.
     mode:
         ``inv``, ``const0``, ``const1``: what the bit becomes; ``cnot0``, ``cnot1``: inverted while bit ``ctrlbit`` of
         the same port is 0, or 1.
@@ -81,7 +94,7 @@ def draw_mutants(verilog: str, groups: Mapping[str, Sequence[str]], count: int, 
     Parameters
     ----------
     groups:
-        Beginnings of the names of instances in ``engine``, as in `GROUPS`.
+        Beginnings of the names of instances in ``engine``, as in `GROUPS` for a kind.
     count:
         At least one per group; rounded down to a multiple of them.
 
@@ -97,19 +110,36 @@ def draw_mutants(verilog: str, groups: Mapping[str, Sequence[str]], count: int, 
         work = Path(name)
         (work / "machine.v").write_text(verilog, encoding="utf-8")
         lines = [f"read_verilog machine.v; {PREPARE.format(top=TOP)}; write_json flat.json"]
-        for group, beginnings in groups.items():
-            # In names that Yosys made there is a backslash before each instance's name.
-            patterns = " ".join(f"{TOP}/c:*engine.{mark}{one}*" for one in beginnings for mark in ("", "?"))
-            lines.append(f"select {patterns} t:$scopeinfo %d; mutate -list {SPARE * each} -seed {seed} -o {group}.txt")
-        run_yosys(work, "; ".join([*lines, "select -clear"]))
+        lines += [f"select -set {_label(group)} {' '.join(map(_cells, some))}" for group, some in groups.items()]
+        for group, some in groups.items():
+            within = [
+                f"@{_label(other)} %d"
+                for other, parts in groups.items()
+                if any(part.startswith(f"{one}.") for part in parts for one in some)
+            ]
+            lines.append(
+                f"select @{_label(group)} {' '.join(within)} t:$scopeinfo %d; "
+                f"mutate -list {SPARE * each} -seed {seed} -o {_label(group)}.txt; select -clear"
+            )
+        run_yosys(work, "; ".join(lines))
         module = json.loads((work / "flat.json").read_text())["modules"][TOP]
         used, mutants = _used_bits(module), []
         for group in groups:
-            found = [one for one in _read(work / f"{group}.txt", group) if _changes(one, module, used)]
+            found = [one for one in _read(work / f"{_label(group)}.txt", group) if _changes(one, module, used)]
             if len(found) < each:
                 raise InputError(f"group {group!r} has only {len(found)} mutants, not {each}: ask for fewer.")
             mutants += found[:each]
     return mutants
+
+
+def _label(group: str) -> str:
+    return group.replace(" ", "_")
+
+
+def _cells(part: str) -> str:
+    """Patterns for the cells in parts of the engine that begin so, in Yosys' language."""
+    # In names that Yosys made there is a backslash before each instance's name.
+    return " ".join(f"{TOP}/c:*engine.{mark}{part.replace('.', f'.{mark}')}*" for mark in ("", "?"))
 
 
 def _read(path: Path, group: str) -> Iterator[Mutant]:

@@ -24,6 +24,12 @@ def tiny() -> Accelerator:
     return load_accelerator("bitserial-tiny")
 
 
+@pytest.fixture(scope="session", params=["bitserial-tiny", "stripes-tiny", "fusion-tiny"])
+def smallest(request: pytest.FixtureRequest) -> Accelerator:
+    """The smallest preset of every kind of arrays, one after the other: 2x64x2."""
+    return load_accelerator(request.param)
+
+
 @pytest.fixture(scope="session")
 def machine(tiny) -> Callable[..., Accelerator]:
     """``machine(dn=3, lhs_entries=32, latency=0)``: `tiny` with other numbers."""

@@ -14,9 +14,10 @@ from codesign.program import POISON, Program, Step, build_program
 from codesign.quantize import QuantizedNetwork
 from codesign.quantizer_fit import Calibration
 from codesign.tracing import trace
-from hardware.accelerator import Accelerator, Memory
+from hardware.accelerator import Accelerator, Memory, load_accelerator
 from hardware.arithmetic import to_activations
 from hardware.errors import InputError
+from hardware.kinds import KINDS
 from policies.policy import Policy
 from sim.run import Job, Outcome, simulate_jobs
 
@@ -72,15 +73,17 @@ def written_values(step: Step, memory: np.ndarray) -> np.ndarray:
 
 
 def written_activations(step: Step, memory: np.ndarray) -> np.ndarray:
-    """The integers of the bit planes, two's complement where they are clamped below 0: ``(kernels, pixels)``."""
+    """The integers of bit planes or packed values, two's complement where clamped below 0: ``(kernels, pixels)``."""
     bits, columns = step.fields["plane_bits"], []
+    apart, stride = (1, bits) if KINDS[step.work.kind].packed else (64, 1)  # of a value's bits, of neighbours
     for address in walk(step.fields, "plane"):
         pixel = []
         for channel in range(len(step.work.kernels)):
             word, place = divmod(channel, 64)
-            planes = [int(memory[address + word * bits + plane]) >> place & 1 for plane in range(bits)]
-            integer = sum(bit << plane for plane, bit in enumerate(planes))
-            pixel.append(integer - (1 << bits) * (step.fields["clamp_low"] > 0 and planes[-1]))
+            words = sum(int(memory[address + word * bits + i]) << 64 * i for i in range(bits))
+            places = [words >> place * stride + i * apart & 1 for i in range(bits)]
+            integer = sum(bit << i for i, bit in enumerate(places))
+            pixel.append(integer - (1 << bits) * (step.fields["clamp_low"] > 0 and places[-1]))
         columns.append(pixel)
     return np.array(columns, dtype=np.int64).T
 
@@ -329,12 +332,22 @@ def test_a_network_gives_the_values_of_integer_inference_in_the_modelled_cycles(
     assert len(set(network.run(image).scores[0].tolist())) > 1  # equal scores would prove little
 
 
-def test_every_width_of_weights_and_activations(tiny):
+@pytest.mark.parametrize("preset", ["stripes-tiny", "fusion-tiny"])
+def test_networks_on_machines_of_other_kinds_give_the_same_values(preset):
+    accelerator, image = load_accelerator(preset), image_of(SHAPE)
+    networks = [quantized_network(module, SHAPE, *bits[:2]) for module, *bits in NETWORKS.values()]
+    programs = [build_program(network, accelerator, SHAPE) for network in networks]
+    outcomes = simulate_jobs([job_of(program, image) for program in programs], accelerator).outcomes
+    for network, program, outcome, (*_, last) in zip(networks, programs, outcomes, NETWORKS.values(), strict=True):
+        check(network, program, image, outcome, before=last if isinstance(last, dict) else None)
+
+
+def test_every_width_of_weights_and_activations(smallest):
     networks = [quantized_network(Chain, SHAPE, bits, 9 - bits, seed=bits) for bits in range(1, 9)]
     networks += [quantized_network(Chain, SHAPE, bits, bits, seed=bits) for bits in (1, 8)]
-    programs = [build_program(network, tiny, SHAPE) for network in networks]
+    programs = [build_program(network, smallest, SHAPE) for network in networks]
     image = image_of(SHAPE)
-    outcomes = simulate_jobs([job_of(program, image) for program in programs], tiny).outcomes
+    outcomes = simulate_jobs([job_of(program, image) for program in programs], smallest).outcomes
     for network, program, outcome in zip(networks, programs, outcomes, strict=True):
         check(network, program, image, outcome)
 

@@ -10,6 +10,7 @@ from codesign.sampling import random_operands
 from hardware.accelerator import Accelerator
 from hardware.arithmetic import SHIFTS, Requantization
 from hardware.cycles import layer_cycles
+from hardware.errors import InputError
 from hardware.instruction import SEGMENTS
 from hardware.layer import Layer
 from hardware.operands import Operands
@@ -44,24 +45,30 @@ def run(lowered: list[RequantizedLayer], accelerator: Accelerator, stalls: Stall
 
 
 @pytest.fixture(scope="module")
-def ran(tiny) -> list[tuple[Operands, RequantizedLayer, np.ndarray]]:
+def ran(smallest) -> list[tuple[Operands, RequantizedLayer, np.ndarray]]:
     """Random layers, a quarter of them bipolar and a quarter of several widths, and their results."""
     rng = np.random.default_rng(3)
-    drawn = [random_operands(rng, tiny, number) for number in range(24)]
-    lowered = []
+    drawn = [random_operands(rng, smallest, number) for number in range(24)]
+    work, lowered = [], []
     for number, operands in enumerate(drawn):
         output = OUTPUTS[number % len(OUTPUTS)]
         rules = random_rules(rng, operands, reference_sums(operands), output.plane_bits)
-        lowered.append(lower_requantized(operands, tiny, output, rules, in_order=bool(number // 4 % 2)))
-    return [(*one, results) for *one, results in zip(drawn, lowered, run(lowered, tiny), strict=True)]
+        try:
+            one = lower_requantized(operands, smallest, output, rules, in_order=bool(number // 4 % 2))
+        except InputError:  # weights that fill their buffer and leave no room for the constants
+            continue
+        work.append(operands)
+        lowered.append(one)
+    assert len(work) > 20
+    return list(zip(work, lowered, run(lowered, smallest), strict=True))
 
 
-def test_values_and_planes_are_exact(ran):
+def test_values_and_planes_are_exact(ran, smallest):
     for operands, lowered, results in ran:
         sums = reference_sums(operands)
         per_output = bool(lowered.values) + bool(lowered.planes)
         assert lowered.count_mismatches(results, sums) == (per_output * sums.size, 0), operands.layer
-    kinds = {"bipolar": any(operands.bipolar for operands, _, _ in ran)}
+    kinds = {"bipolar": any(operands.bipolar for operands, _, _ in ran) or smallest.traits.packed}
     kinds["pruned"] = any(0 in operands.weight_bits for operands, _, _ in ran)
     kinds["passes"] = any(len(lowered.schedule.passes) > 1 for _, lowered, _ in ran)
     assert all(kinds.values()), kinds
@@ -100,14 +107,14 @@ def pointwise(integers, rng: np.random.Generator, inputs: int, kernels: int, hei
 
 
 @pytest.mark.parametrize("channel", ["w", "b", "r"])
-def test_values_and_planes_are_exact_while_a_channel_hesitates(ran, tiny, integers, channel):
+def test_values_and_planes_are_exact_while_a_channel_hesitates(ran, smallest, integers, channel):
     both = [(operands, lowered) for operands, lowered, _ in ran if lowered.values and lowered.planes]
     # Tiles with so much to write that both that may be pending have their planes before the first one's values are out.
     rng = np.random.default_rng(8)
     operands = pointwise(integers, rng, 5, 2, 4, 5)
     rules = random_rules(rng, operands, reference_sums(operands), 8)
-    both.append((operands, lower_requantized(operands, tiny, Output(values=True, plane_bits=8), rules)))
-    results = run([lowered for _, lowered in both], tiny, Stalls(**{channel: 248}, seed=1))
+    both.append((operands, lower_requantized(operands, smallest, Output(values=True, plane_bits=8), rules)))
+    results = run([lowered for _, lowered in both], smallest, Stalls(**{channel: 248}, seed=1))
     for (operands, lowered), words in zip(both, results, strict=True):
         assert lowered.count_mismatches(words, reference_sums(operands))[1] == 0, operands.layer
 

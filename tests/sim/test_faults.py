@@ -1,5 +1,6 @@
 """Whatever goes wrong, the machine stops in a defined state, says why, and runs the next program right."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,16 +21,22 @@ STOPPING = BITS["busy"] | BITS["resetting"] | ERROR
 
 
 @pytest.fixture(scope="module")
-def program(tiny) -> tuple[LoweredLayer, np.ndarray]:
+def program(smallest) -> tuple[LoweredLayer, np.ndarray]:
     """A layer of several tiles, and its sums."""
     rng = np.random.default_rng(5)
     while True:
-        operands = random_operands(rng, tiny, 0)
-        lowered = lower(operands, tiny)
+        operands = random_operands(rng, smallest, 0)
+        lowered = lower(operands, smallest)
         if 2000 < layer_cycles(lowered.schedule) < 6000 and lowered.result_words > 50:
             return lowered, reference_sums(operands)
 
 
+STEPS: dict[str, Callable[[int], int]] = {
+    "bit_serial": lambda bits: bits,  # every activation plane
+    "serial_weight": lambda bits: 1,  # all of them at once
+    "bit_fusion": lambda bits: bits // 2,  # every digit, two of the weights' bits at once
+}
+"""Array steps for 64 weight bits of a kernel, by activation bits, on an array of 64."""
 CHANNELS = ("AR", "R", "AW", "W", "B")
 SLOW = {"ar": 60, "r": 100, "aw": 100, "w": 100, "b": 200}
 RESETS = (0, 1, 30, 55, 700, 1111)  # cycles after the start: before the first word, among words, among steps
@@ -79,14 +86,14 @@ def disturbances(lowered: LoweredLayer) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tiny, program) -> dict[str, tuple[Outcome, Outcome]]:
+def outcomes(smallest, program) -> dict[str, tuple[Outcome, Outcome]]:
     """By name: the disturbed job, and the undisturbed one that runs behind it without a reset."""
     lowered, sums = program
     cycles = layer_cycles(lowered.schedule)
     plain = Job(lowered.image, 0, lowered.result_address, lowered.result_words, cycle_limit=20 * cycles)
     changes = disturbances(lowered)
     jobs = [job for one in changes.values() for job in (replace(plain, **one), replace(plain, reset=False))]
-    done = simulate_jobs(jobs, tiny).outcomes
+    done = simulate_jobs(jobs, smallest).outcomes
     for name, after in zip(changes, done[1::2], strict=True):
         assert after.error == ErrorCode.NONE, name
         assert after.status == DONE, name
@@ -144,18 +151,18 @@ def test_without_a_watchdog_a_channel_that_stops_for_a_while_only_costs_time(out
     assert after.cycles < outcome.cycles < after.cycles + 8100
 
 
-def test_a_channel_that_never_comes_back_leaves_the_machine_resetting(tiny, program):
+def test_a_channel_that_never_comes_back_leaves_the_machine_resetting(smallest, program):
     lowered, _ = program
     job = Job(lowered.image, 0, lowered.result_address, lowered.result_words, cycle_limit=20_000)
     dead = [replace(job, watchdog=500, bus_stop=BusStop(channel, at=600), may_hang=True) for channel in CHANNELS]
-    outcomes = simulate_jobs([*dead, job], tiny).outcomes
+    outcomes = simulate_jobs([*dead, job], smallest).outcomes
     for outcome in outcomes[:-1]:
         assert outcome.hung
         assert outcome.error == ErrorCode.TIMEOUT
         assert outcome.first_status == outcome.status == STOPPING
     assert (outcomes[-1].hung, outcomes[-1].error, outcomes[-1].status) == (False, ErrorCode.NONE, DONE)
     with pytest.raises(MachineError, match="job 1: the machine did not end within 20000 cycles"):
-        simulate_jobs([job, replace(dead[0], may_hang=False)], tiny)
+        simulate_jobs([job, replace(dead[0], may_hang=False)], smallest)
 
 
 def test_an_illegal_instruction_is_named_by_its_index(outcomes):
@@ -198,22 +205,22 @@ def test_a_soft_reset_in_the_middle_ends_the_program_without_an_error(outcomes):
         assert (outcome.error, outcome.status) == (ErrorCode.NONE, DONE)
 
 
-def test_a_write_outside_the_programs_range_is_found(tiny, program):
+def test_a_write_outside_the_programs_range_is_found(smallest, program):
     lowered, _ = program
     low, words = lowered.result_address, lowered.result_words
     job = Job(lowered.image, 0, low, words, write_range=(low, low + words))
-    simulate_jobs([job], tiny)  # exactly this range is written
+    simulate_jobs([job], smallest)  # exactly this range is written
     for narrow in ((low + 1, low + words), (low, low + words - 1)):
         with pytest.raises(MachineError, match="job 0: the machine wrote outside the range"):
-            simulate_jobs([replace(job, write_range=narrow)], tiny)
+            simulate_jobs([replace(job, write_range=narrow)], smallest)
 
 
-def test_counters_say_what_the_program_did(tiny, outcomes, program):
+def test_counters_say_what_the_program_did(smallest, outcomes, program):
     lowered, _ = program
     outcome, _ = outcomes["nothing"]
     passes = lowered.schedule.passes
     steps = sum(
-        bits * one.activation_bits * one.chunks * tiles * one.column_tiles
+        bits * STEPS[smallest.kind](one.activation_bits) * one.window_words * tiles * one.column_tiles
         for one in passes
         for bits, tiles in one.segments
     )
@@ -224,7 +231,7 @@ def test_counters_say_what_the_program_did(tiny, outcomes, program):
     assert lowered.result_words <= counters["result_busy"] < outcome.cycles
     assert 0 < counters["read_stall"] < outcome.cycles
     assert counters["write_stall"] == 0  # the memory takes a word in every cycle
-    assert outcome.build_hash == int(rtl_hash(tiny), 16)
+    assert outcome.build_hash == int(rtl_hash(smallest), 16)
     slow, _ = outcomes["slow writes"]
     assert slow.counters["write_stall"] > lowered.result_words
     assert slow.counters["array_steps"] == steps

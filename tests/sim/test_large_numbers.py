@@ -13,6 +13,7 @@ from codesign.lowering import lower
 from codesign.program import build_program
 from codesign.sampling import random_operands
 from codesign.workload import load_workload, quantized_network
+from hardware.accelerator import Accelerator
 from hardware.cycles import layer_cycles
 from hardware.instruction import FIELDS, INSTRUCTION_WORDS, MAX_PORTS, encode
 from hardware.layer import Layer
@@ -60,15 +61,15 @@ def operands_of(layer: Layer, bits: tuple[int, ...], activation_bits: int = 2) -
     return Operands(layer, weights, rng.integers(1 << activation_bits, size=shape), bits, activation_bits)
 
 
-def check(tiny, work: list[Operands]) -> None:
-    for operands, result in zip(work, run_on_rtl(work, tiny).layers, strict=True):
+def check(accelerator: Accelerator, work: list[Operands]) -> None:
+    for operands, result in zip(work, run_on_rtl(work, accelerator).layers, strict=True):
         assert (result.outputs == reference_sums(operands)).all(), operands.layer
         assert result.rtl_cycles == result.model_cycles, operands.layer
 
 
-def test_large_counts_are_exact(tiny):
+def test_large_counts_are_exact(smallest):
     various = [operands_of(LAYERS["rows"], tuple(range(1, widest + 1))) for widest in (7, 8)]
-    check(tiny, [*(operands_of(layer, (2,)) for layer in LAYERS.values()), *various])
+    check(smallest, [*(operands_of(layer, (2,)) for layer in LAYERS.values()), *various])
 
 
 def test_the_most_row_tiles_of_a_pass_are_exact(tiny):
@@ -82,15 +83,15 @@ def test_the_most_row_tiles_of_a_pass_are_exact(tiny):
     check(tiny, [work])
 
 
-def test_buffers_that_are_filled_again_and_again_are_exact(tiny):
+def test_buffers_that_are_filled_again_and_again_are_exact(smallest):
     # Were one of the entries that a tile takes or gives back not counted, there would soon be no room, or too much.
     work = []
-    for entries in (1 << bit for bit in range(tiny.buffers.lhs_entries.bit_length() - 1)):
-        count = 2 * tiny.buffers.lhs_entries // entries + 2
+    for entries in (1 << bit for bit in range(smallest.buffers.lhs_entries.bit_length() - 1)):
+        count = 2 * smallest.buffers.lhs_entries // entries + 2
         for kernels, images in ((2 * count, 1), (2, 2 * count)):
             layer = Layer(f"{entries} entries", "linear", 64 * entries, kernels, images=images)
             work.append(operands_of(layer, (1,), 1))
-    check(tiny, work)
+    check(smallest, work)
 
 
 def test_the_largest_images_and_groups_are_exact(tiny):

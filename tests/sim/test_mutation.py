@@ -60,6 +60,22 @@ def test_mutants_are_drawn_from_every_group_and_only_where_something_depends_on_
     assert small == draw_mutants(SMALL, TWO, 24, 1) != draw_mutants(SMALL, TWO, 24, 2)
 
 
+def test_a_part_within_another_stages_part_is_not_of_that_stage():
+    ports, passed = "(input [1:0] a, input [1:0] b, output [2:0] y)", "(.a(a), .b(b), .y(y))"
+    verilog = f"""
+module {TOP} {ports}; \\{TOP}.engine engine {passed}; endmodule
+module \\{TOP}.engine {ports}; \\{TOP}.engine.array array {passed}; endmodule
+module \\{TOP}.engine.array {ports};
+  wire [2:0] x;
+  \\{TOP}.engine.array.unit_0 unit_0 (.a(a), .b(b), .y(x));
+  assign y = x - a;
+endmodule
+module \\{TOP}.engine.array.unit_0 {ports}; assign y = a ^ b; endmodule
+"""
+    mutants = draw_mutants(verilog, {"array": ("array",), "own units": ("array.unit",)}, 8, 0)
+    assert [(one.group, "unit_0" in one.cell) for one in mutants] == [("array", False)] * 4 + [("own units", True)] * 4
+
+
 def test_those_proved_to_change_nothing_are_those_with_the_same_truth_table(small, tmp_path):
     numbered = dict(enumerate(small, 1))
     without, *mutated = tables(tmp_path, mutation_commands(numbered), len(small))
@@ -126,7 +142,7 @@ def test_too_few_and_too_many_mutants_are_refused():
 @pytest.mark.slow  # compiles the machine with its mutants
 def test_a_mutant_acts_when_it_is_chosen(tiny):
     verilog = engine_verilog(tiny)
-    mutants = draw_mutants(verilog, {"array": GROUPS["array"][:1]}, 4, 0)
+    mutants = draw_mutants(verilog, {"array": GROUPS["bit_serial"]["array"][:1]}, 4, 0)
     carry = Mutant("array", "inv", mutants[0].cell, mutants[0].port, mutants[0].portbit)
     mutated = mutated_verilog(verilog, [carry, *mutants])
     work = [random_operands(np.random.default_rng(1), tiny, number) for number in range(5)]

@@ -42,8 +42,8 @@ def test_one_hesitating_channel_changes_nothing_but_time(tiny, channel):
 
 
 @pytest.mark.parametrize("seed", [2, 3])
-def test_all_channels_hesitating_change_nothing_but_time(tiny, seed):
-    check(tiny, seed, 15, **ALL)
+def test_all_channels_hesitating_change_nothing_but_time(smallest, seed):
+    check(smallest, seed, 15, **ALL)
 
 
 def test_small_buffers_and_all_channels_hesitating(machine):
