@@ -126,7 +126,7 @@ def per_lut(measured: list[Measured]) -> pd.DataFrame:
 
 
 def at_work(measured: list[Measured]) -> pd.DataFrame:
-    """The layer on whole machines: products per cycle and 1,000 LUTs, and per nanojoule."""
+    """The layer on whole machines: products per cycle and 1,000 LUTs, and per nanojoule where energy is known."""
     rows = []
     for w, a in WIDTHS:
         work, on_chip, all_of_it = {}, {}, {}
@@ -134,18 +134,18 @@ def at_work(measured: list[Measured]) -> pd.DataFrame:
             kind, accelerator = one.accelerator.kind, one.accelerator
             plan = schedule(LAYER, w, a, accelerator, output=PRICED_OUTPUT)
             work[kind] = 1000 * LAYER.macs / layer_cycles(plan) / one.lut
-            priced = machine_energy(accelerator)
-            assert priced is not None
-            joules = energy_of(plan, priced[0], typical_operands(LAYER, (w,) * LAYER.out_channels, a))
-            on_chip[kind] = 1e-9 * LAYER.macs / (joules.dynamic - joules.dram)
-            all_of_it[kind] = 1e-9 * LAYER.macs / joules.dynamic
+            if priced := machine_energy(accelerator):
+                joules = energy_of(plan, priced[0], typical_operands(LAYER, (w,) * LAYER.out_channels, a))
+                on_chip[kind] = 1e-9 * LAYER.macs / (joules.dynamic - joules.dram)
+                all_of_it[kind] = 1e-9 * LAYER.macs / joules.dynamic
         rows.append({"weights x activations": f"{w} x {a}"})
         for text, figures, form in (
             ("per cycle and 1,000 LUT", work, ".2f"),
             ("per nJ on the chip", on_chip, ".2f"),
             ("per nJ with DRAM", all_of_it, ".2f"),
         ):
-            rows[-1] |= {f"{kind}: {text}": value for kind, value in best(figures, form).items()}
+            known = best(figures, form) if len(figures) == len(measured) else dict.fromkeys(work, "not known")
+            rows[-1] |= {f"{kind}: {text}": value for kind, value in known.items()}
     return pd.DataFrame(rows)
 
 
