@@ -34,7 +34,9 @@ def _nets(tile: Tile) -> Nets:
     values = {"row_words": left, "column_words": right}
     values["row_digits"] = np.stack([np.zeros_like(weights[0]) if d is None else weights[d[0]] for d in digits])
     # The activations of a brick that does not work stay as its control bits say, which changes nothing here.
-    values["column_digits"] = np.stack([np.zeros_like(weights[0]) if d is None else activations[d[1]] for d in digits])
+    values["column_digits"] = np.stack(
+        [np.zeros_like(activations[0]) if d is None else activations[d[1]] for d in digits]
+    )
 
     signs = is_signed[:, None, None, None]
     factors = np.where(signs & (values["row_digits"] > 1), values["row_digits"] - 4, values["row_digits"])

@@ -17,6 +17,19 @@ TINY = MEASURED["bit_serial"]
 LAYER = Layer("conv", "conv", 64, 32, 8, 8, kernel=(3, 3), padding=(1, 1))
 
 
+def test_machines_of_fusion_units_are_scaled_from_the_one_that_was_measured():
+    kind, large = "bit_fusion", "fusion-edge"
+    own, other = (machine_energy(load_accelerator(name)) for name in (MEASURED[kind], large))
+    assert own is not None
+    assert other is not None
+    assert own[0].kind == other[0].kind == kind
+    assert (own[1], other[1]) == (
+        f"switching measured on {MEASURED[kind]}",
+        f"switching scaled from {MEASURED[kind]}: an estimate",
+    )
+    assert other[0].clock_pins > 3 * own[0].clock_pins
+
+
 def test_the_measured_machine_is_priced_by_its_own_switching_and_others_by_an_estimate(machine):
     own = machine_energy(load_accelerator(TINY))
     assert own is not None
@@ -40,8 +53,9 @@ def test_switching_of_other_gateware_is_refused(monkeypatch):
         machine_energy(load_accelerator(TINY))
 
 
-def test_fewer_bits_take_less_energy_and_the_same_seed_the_same():
-    accelerator = load_accelerator(TINY)
+@pytest.mark.parametrize("kind", ["bit_serial", "bit_fusion"])
+def test_fewer_bits_take_less_energy_and_the_same_seed_the_same(kind):
+    accelerator = load_accelerator(MEASURED[kind])
     priced = machine_energy(accelerator)
     assert priced is not None
 

@@ -103,6 +103,17 @@ def test_an_array_of_a_kind_that_was_not_measured_has_no_energy(machine, monkeyp
         energy_table([CONV], machine(kind="bit_fusion"))
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_joules_of_fusion_units_are_those_of_the_width_that_they_take(machine, name):
+    accelerator = machine(kind="bit_fusion", dm=4, dn=4, plane_words=256)
+    (table,), basis = energy_table([LAYERS[name]], accelerator)
+    assert basis.startswith("switching scaled from fusion-tiny")
+    for w, a in ((2, 2), (2, 8), (4, 2), (8, 4), (8, 8)):
+        assert table[w, a - 1] == pytest.approx(exact(LAYERS[name], w, a, accelerator), rel=0.02), (w, a)
+    assert (table[[1, 3, 5, 6]] == table[[2, 4, 8, 8]]).all()
+    assert (table[:, [0, 2, 4, 5, 6]] == table[:, [1, 3, 7, 7, 7]]).all()
+
+
 def test_between_the_nodes_whatever_happens_once_per_tile_or_diagonal_is_exact():
     widths, nodes = np.arange(1, 9), np.array(NODES)
     polynomials = _polynomials(NODES, KINDS["bit_serial"])

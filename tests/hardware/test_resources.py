@@ -170,7 +170,6 @@ def test_all_of_a_device_fits_and_half_a_block_more_does_not(machine):
 def test_a_device_without_measurements_has_no_law():
     assert load_resource_law("xcvu9p") is None
     assert load_resource_law("asic-45nm", "bit_fusion") is None
-    assert load_resource_law("xc7z020", "bit_fusion") is None
     laws = [path.stem.split("-", 2) for path in FOLDER.glob("resources-*.yaml")]
     assert laws
     assert {device for _, _, device in laws} <= set(DEVICES)
