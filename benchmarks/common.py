@@ -27,7 +27,8 @@ def markdown(frame: pd.DataFrame) -> str:
 def write_report(name: str, title: str, text: Sequence[str], folder: Path = TABLES) -> None:
     """Write ``<name>.md``: title, paragraphs and tables, and how to make it again."""
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    machine = f"codesign {version('codesign')}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    versions = f"codesign {version('codesign')}, Python {platform.python_version()}, PyTorch {version('torch')}"
+    machine = f"{versions}, {os.cpu_count()} cores"
     body = "\n\n".join([f"# {title}", *text, f"Made by `{command}` with {machine}."])
     write_text(folder / f"{name}.md", body + "\n")
     print(body)

@@ -41,6 +41,8 @@ OPSET, IR_VERSION = 13, 8
 """Old enough for tools of recent years; `Clip`, `Pad` and `Slice` take their numbers as inputs."""
 NETWORK, POLICY, LARGEST = "codesign_network", "codesign_policy", "codesign_largest_value"
 """Metadata: what the policy file says, and the values' range in the machine."""
+ARITHMETIC = "codesign_arithmetic"
+"""Metadata: whether the file computes what was ``trained`` or the ``machine``'s integers."""
 
 
 def export_qonnx(quantized: QuantizedNetwork, input_shape: tuple[int, ...], batch: int = 1) -> onnx.ModelProto:
@@ -61,27 +63,7 @@ def export_qonnx(quantized: QuantizedNetwork, input_shape: tuple[int, ...], batc
         Max pooling with ``ceil_mode`` whose output ONNX would make larger, a network of which the host runs a part, or
         schemes of AutoQNN, which QONNX has no operator for.
     """
-    if quantized.host:
-        raise InputError(f"only networks that the machine runs as one program are exported as QONNX: {quantized.host}")
-    for entry in quantized.policy.layers:
-        if (entry.weights.scheme, entry.activations.scheme) != (SYMMETRIC, UNIFORM):
-            raise InputError(
-                f"layer {entry.name!r} has schemes {entry.weights.scheme!r} and {entry.activations.scheme!r}, but "
-                f"QONNX's operator knows {SYMMETRIC!r} and {UNIFORM!r} levels only: export a policy of these."
-            )
-    exporter = _Exporter(quantized)
-    images = torch.zeros(batch, *input_shape)
-    with torch.no_grad():
-        exporter.run(images)
-    model = helper.make_model(
-        exporter.proto(quantized.policy.network),
-        producer_name="codesign",
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
-        ir_version=IR_VERSION,
-    )
-    policy, largest = quantized.policy, repr(float(quantized.largest_value))
-    helper.set_model_props(model, {NETWORK: policy.network, POLICY: policy.as_yaml(), LARGEST: largest})
-    return model
+    return Exporter(quantized).model(torch.zeros(batch, *input_shape))
 
 
 def save_qonnx(model: onnx.ModelProto, path: Path) -> None:
@@ -96,13 +78,33 @@ def save_qonnx(model: onnx.ModelProto, path: Path) -> None:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
-class _Exporter(fx.Interpreter):
-    """Runs zeros through the graph, for the shapes, and writes a node for every node."""
+class Exporter(fx.Interpreter):
+    """Runs zeros through the graph, for the shapes, and writes a node for every node.
+
+    Raises
+    ------
+    InputError
+        See `export_qonnx`.
+    """
+
+    arithmetic = "trained"
+    six = 6.0
+    """Where `relu6` ends."""
 
     def __init__(self, quantized: QuantizedNetwork) -> None:
+        if quantized.host:
+            raise InputError(
+                f"only networks that the machine runs as one program are exported as QONNX: {quantized.host}"
+            )
+        for entry in quantized.policy.layers:
+            if (entry.weights.scheme, entry.activations.scheme) != (SYMMETRIC, UNIFORM):
+                raise InputError(
+                    f"layer {entry.name!r} has schemes {entry.weights.scheme!r} and {entry.activations.scheme!r}, but "
+                    f"QONNX's operator knows {SYMMETRIC!r} and {UNIFORM!r} levels only: export a policy of these."
+                )
         assert isinstance(quantized.graph_module, fx.GraphModule)
         super().__init__(quantized.graph_module)
-        self.graph_module = quantized.graph_module
+        self.quantized, self.graph_module = quantized, quantized.graph_module
         self.extra_traceback = False
         self.layers = quantized.layers
         self.nodes: list[onnx.NodeProto] = []
@@ -111,18 +113,25 @@ class _Exporter(fx.Interpreter):
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
 
-    def proto(self, name: str) -> onnx.GraphProto:
-        """Everything that was written."""
+    def model(self, images: torch.Tensor) -> onnx.ModelProto:
+        """The model for images of this shape, ``(N, C, H, W)``."""
+        with torch.no_grad():
+            self.run(images)
+        policy, constants = self.quantized.policy, list(self.constants.values())
         inner = [value for value in self.values if value.name != self.outputs[0].name]
-        return helper.make_graph(
-            self.nodes, name, self.inputs, self.outputs, list(self.constants.values()), value_info=inner
-        )
+        graph = helper.make_graph(self.nodes, policy.network, self.inputs, self.outputs, constants, value_info=inner)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+        model = helper.make_model(graph, producer_name="codesign", opset_imports=opsets, ir_version=IR_VERSION)
+        largest = repr(float(self.quantized.largest_value))
+        notes = {NETWORK: policy.network, POLICY: policy.as_yaml(), LARGEST: largest, ARITHMETIC: self.arithmetic}
+        helper.set_model_props(model, notes)
+        return model
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if not isinstance(result, torch.Tensor):
             return result  # a size, on its way into a reshape
-        name, inputs = n.name, [node.name for node in n.all_input_nodes]
+        name, inputs = n.name, [self._read(node, n) for node in n.all_input_nodes]
         if n.op == "output":
             self.outputs.append(_value(inputs[0], result.shape))
         elif n.op == "placeholder":
@@ -133,11 +142,15 @@ class _Exporter(fx.Interpreter):
             self._operation(n, inputs, result)
         return result
 
+    def _read(self, source: fx.Node, reader: fx.Node) -> str:
+        """The name of what a node reads of another."""
+        return source.name
+
     def _write(self, kind: str, inputs: Sequence[str], name: str, shape: Sequence[int], **attributes: Any) -> str:
         """A node whose only output has its name; returns it."""
-        label = attributes.pop("label", name)
+        label, number = attributes.pop("label", name), attributes.pop("number", TensorProto.FLOAT)
         self.nodes.append(helper.make_node(kind, inputs, [name], name=label, **attributes))
-        self.values.append(_value(name, shape))
+        self.values.append(_value(name, shape, number))
         return name
 
     def _constant(self, name: str, numbers: Any, kind: type = np.float32) -> str:
@@ -166,12 +179,16 @@ class _Exporter(fx.Interpreter):
         signed = layer.layer.signed_activations
         step, narrow = layer.activation_scale, layer.narrow_activations
         activations = self._quant(source, f"{target}.input", given, step, layer.activation_bits, signed, narrow)
-        operands = (activations, self._weights(target, layer), self._constant(f"{target}.bias", layer.bias.detach()))
-        shape = layer.layer
+        weights = self._weights(target, layer, layer.quantized_weight().detach(), layer.weight_scales)
+        bias = self._constant(f"{target}.bias", layer.bias.detach())
+        self._multiply(target, (activations, weights, bias), name, made)
+
+    def _multiply(self, target: str, operands: Sequence[str], name: str, made: torch.Size) -> str:
+        """A layer's product of activations and weights, and its bias if there is one."""
+        shape = self.layers[target].layer
         if shape.kind == "linear":
-            self._write("Gemm", operands, name, made, label=target, transB=1)
-            return
-        self._write(
+            return self._write("Gemm", operands, name, made, label=target, transB=1)
+        return self._write(
             "Conv",
             operands,
             name,
@@ -184,9 +201,8 @@ class _Exporter(fx.Interpreter):
             group=shape.groups,
         )
 
-    def _weights(self, target: str, layer: QuantizedLayer) -> str:
-        scales = layer.weight_scales.reshape(-1, *[1] * (layer.weight.ndim - 1))
-        weights = layer.quantized_weight().detach()
+    def _weights(self, target: str, layer: QuantizedLayer, weights: torch.Tensor, scales: torch.Tensor) -> str:
+        scales = scales.reshape(-1, *[1] * (weights.ndim - 1))
         widths = sorted(set(layer.weight_bits))
         parts, kernels = [], []
         for bits in widths:
@@ -213,17 +229,16 @@ class _Exporter(fx.Interpreter):
         if kind == "relu":
             self._write("Relu", inputs, name, shape)
         elif kind == "relu6":
-            limits = (self._constant("zero", 0.0), self._constant("six", 6.0))
+            limits = (self._constant("zero", 0.0), self._constant("six", self.six))
             self._write("Clip", (inputs[0], *limits), name, shape)
         elif kind == "add":
-            operands = [argument.name for argument in node.args if isinstance(argument, fx.Node)]  # x + x has one input
-            self._write("Add", operands, name, shape)
+            operands = [self._read(one, node) for one in node.args if isinstance(one, fx.Node)]  # x + x has one input
+            self._add(operands, name, shape)
         elif kind == "concatenation":
             parts: Any = node.args[0] if node.args else node.kwargs["tensors"]
-            self._write("Concat", [part.name for part in parts], name, shape, axis=1)
+            self._write("Concat", [self._read(part, node) for part in parts], name, shape, axis=1)
         elif kind == "average pool":
-            pool = {"kernel_shape": _pair(module.kernel_size), "strides": _pair(module.stride)}
-            self._write("AveragePool", inputs, name, shape, **pool)
+            self._average(inputs[0], name, shape, _pair(module.kernel_size), _pair(module.stride))
         elif kind == "max pool":
             self._max_pool(node, module or nn.MaxPool2d(*args[1:], **kwargs), inputs, args[0].shape, shape)
         elif kind == "pad":
@@ -238,6 +253,14 @@ class _Exporter(fx.Interpreter):
         else:
             to = self._constant(f"{name}.shape", [0, *shape[1:]], np.int64)  # 0: as many images as there are
             self._write("Reshape", (inputs[0], to), name, shape)
+
+    def _add(self, operands: list[str], name: str, shape: torch.Size) -> None:
+        self._write("Add", operands, name, shape)
+
+    def _average(
+        self, source: str, name: str, shape: torch.Size, kernel: tuple[int, int], stride: tuple[int, int]
+    ) -> None:
+        self._write("AveragePool", (source,), name, shape, kernel_shape=kernel, strides=stride)
 
     def _max_pool(
         self, node: fx.Node, pool: nn.MaxPool2d, inputs: list[str], given: torch.Size, made: torch.Size
@@ -269,8 +292,8 @@ def onnx_windows(given: torch.Size, pool: nn.MaxPool2d) -> tuple[int, int]:
     return -(-spare[0] // stride[0]) + 1, -(-spare[1] // stride[1]) + 1
 
 
-def _value(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+def _value(name: str, shape: Sequence[int], number: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, number, list(shape))
 
 
 def _pair(number: Any) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from onnx import numpy_helper
 from torch import fx
 
 from codesign.qonnx_constants import QUANTS, Constant, attributes, evaluate, refuse
-from codesign.qonnx_export import LARGEST, NETWORK, POLICY
+from codesign.qonnx_export import ARITHMETIC, LARGEST, NETWORK, POLICY
 from codesign.qonnx_graph import BATCH, Builder, ImportedLayer, Value
 from codesign.qonnx_operators import HANDLERS
 from codesign.quantize import QuantizedNetwork
@@ -110,7 +110,9 @@ def import_qonnx(path: Path, image: Image | None = None) -> ImportedNetwork:
 
 
 def _network(model: onnx.ModelProto, constants: dict[str, Constant], image: Image | None, name: str) -> ImportedNetwork:
-    file = model.graph
+    file, metadata = model.graph, {one.key: one.value for one in model.metadata_props}
+    if metadata.get(ARITHMETIC) == "machine":
+        raise InputError("it was exported with --exact, for others to execute: import one that was exported without.")
     builder = Builder(file, constants)
     inputs = [one for one in file.input if one.name not in constants]
     if len(inputs) != 1 or len(file.output) != 1 or not file.node:
@@ -131,7 +133,6 @@ def _network(model: onnx.ModelProto, constants: dict[str, Constant], image: Imag
         layer.finish()
     module = fx.GraphModule(builder.root, builder.graph)
     traced = trace(module, shape, signed)
-    metadata = {one.key: one.value for one in model.metadata_props}
     policy = _policy(builder, traced, metadata.get(NETWORK, name), metadata.get(POLICY, ""))
     try:
         largest = float(metadata.get(LARGEST, "")) or None

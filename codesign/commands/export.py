@@ -38,6 +38,9 @@ def command(
     qonnx: Annotated[
         Path | None, typer.Option("--qonnx", help="Write the quantized network to this .onnx file, for other tools.")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The QONNX file computes the machine's integers, bit for bit.")
+    ] = False,
     network: NetworkOption = "lenet",
     hardware: HardwareOption = "bitserial-tiny",
     board: Annotated[str, typer.Option("--board", help="A built-in board (see `codesign list`) or a YAML file.")] = (
@@ -57,6 +60,8 @@ def command(
     result = Result("export", json)
     if directory is None and qonnx is None:
         raise InputError("expected --out for a package, --qonnx for a QONNX file, or both: pass one.")
+    if exact and not qonnx:
+        raise InputError("--exact is about the QONNX file: pass --qonnx, too.")
     if qonnx:
         if not is_file(str(qonnx)):
             raise InputError(f"--qonnx {qonnx}: expected a name that ends in .onnx.")
@@ -75,9 +80,11 @@ def command(
         check_destination(directory, accelerator, target)
     quantized = quantized_network(workload, chosen, weights)
     if qonnx:
-        from codesign.qonnx_export import export_qonnx, save_qonnx  # half a second that a package need not pay
+        # Half a second that a package need not pay.
+        from codesign.qonnx_export import export_qonnx, save_qonnx
+        from codesign.qonnx_integers import export_integers
 
-        model = export_qonnx(quantized, workload.input_shape)
+        model = (export_integers if exact else export_qonnx)(quantized, workload.input_shape)
         save_qonnx(model, qonnx)
         say(f"wrote {qonnx}: QONNX, {len(chosen.layers)} layers, {len(model.graph.node)} nodes")
     if directory and accelerator and target:

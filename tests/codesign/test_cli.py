@@ -129,6 +129,7 @@ def bad_files(directory: Path) -> None:
         ("search --network few:scores --data digits --weights few.pt", "gives 9 scores, but digits has 10 classes"),
         ("export --bits 4 --out file", "cannot write file"),
         ("export --bits 4", "expected --out for a package, --qonnx for a QONNX file, or both"),
+        ("export --bits 4 --out package --exact", "--exact is about the QONNX file: pass --qonnx, too."),
         ("export --bits 4 --qonnx lenet.pb", "--qonnx lenet.pb: expected a name that ends in .onnx"),
         ("export --bits 4 --qonnx file/lenet.onnx", "cannot write file/lenet.onnx"),
         ("export --bits 9 --qonnx lenet.onnx", "--bits '9': expected N or W,A"),
@@ -384,6 +385,13 @@ def test_export_writes_a_package_that_simulate_confirms(cli: Cli, tmp_path: Path
     cli.json("export --bits 3,4 --out package")  # an older package is replaced
     assert (tmp_path / f"package/rtl/{TOP}.v").read_text() == (tmp_path / "kept.v").read_text()
     assert "bits: 3" in (tmp_path / "package/policy.yaml").read_text()
+
+
+def test_a_qonnx_file_of_the_machines_integers_is_for_executing(cli: Cli) -> None:
+    assert cli.json("export --bits 3,4 --qonnx lenet.onnx --exact")["qonnx"] == "lenet.onnx"
+    code, _, err = cli("cost --network lenet.onnx")
+    assert code == 2
+    assert "it was exported with --exact" in err
 
 
 def test_a_qonnx_file_is_a_network_like_any_other(cli: Cli, tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from codesign import qonnx_integers
 from codesign.integers import IntegerNetwork
 from codesign.qonnx_export import POLICY, export_qonnx, save_qonnx
 from codesign.qonnx_import import import_qonnx
+from codesign.qonnx_integers import export_integers
 from codesign.quantize import QuantizedNetwork
 from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced, trace
@@ -98,14 +100,61 @@ def test_every_layer_reads_one_quant_and_the_policy_stands_in_the_file(traced, i
     assert model.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
 
 
-def test_the_integer_network_differs_by_the_steps_of_its_values(execute_qonnx):
+def test_what_was_trained_differs_from_the_machine_by_the_steps_of_its_values(execute_qonnx):
     workload = load_workload("lenet", seed=0)
     quantized = quantized_network(workload, Policy.uniform("lenet", workload.traced.layers, 8, 8), None)
     images = workload.images(64)
     scores = execute_qonnx(export_qonnx(quantized, workload.input_shape, batch=32), images.numpy())
     network = IntegerNetwork(quantized)
     difference = np.abs(scores - network.run(images).scores * 2.0**-network.fraction_bits)
-    assert difference.max() < 0.01 * np.abs(scores).max()
+    assert 0 < difference.max() < 0.01 * np.abs(scores).max()
+
+
+def execute_without_quants(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    """onnxruntime's answer; the exact export's ``Quant`` nodes change nothing."""
+    for node in model.graph.node:
+        if node.op_type == "Quant":
+            standard = onnx.helper.make_node("Identity", node.input[:1], node.output, name=node.name)
+            node.CopyFrom(standard)
+    return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {model.graph.input[0].name: images})[0]
+
+
+@pytest.mark.parametrize("bits", [(1, 1), "kernels"])
+def test_the_exact_export_computes_the_machines_integers(traced, images, bits, execute_qonnx):
+    policy = kernel_wise(traced) if bits == "kernels" else Policy.uniform("forms", traced.layers, *bits)
+    quantized = QuantizedNetwork(traced, policy, Calibration(traced, images))
+    network = IntegerNetwork(quantized)
+    model = export_integers(quantized, SHAPE, batch=32)
+    onnx.checker.check_model(model, full_check=True)
+    images = torch.cat((images[:16], 3 * images[16:]))  # beyond what was calibrated: values saturate
+    expected = network.run(images).scores * 2.0**-network.fraction_bits
+    assert (execute_qonnx(model, images.numpy()) == expected).all()
+    assert (execute_without_quants(export_integers(quantized, SHAPE, batch=32), images.numpy()) == expected).all()
+    made = {node.output[0]: node for node in model.graph.node}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert [node.name for node in layers] == [layer.name for layer in traced.layers]
+    if bits != "kernels":
+        assert {made[name].op_type for node in layers for name in node.input} == {"Quant"}
+
+
+@pytest.mark.parametrize("network", ["lenet", "resnet20"])
+@pytest.mark.parametrize("bits", [(2, 3), (8, 8)])
+def test_whole_networks_exactly(network, bits):
+    workload = load_workload(network, seed=0)
+    quantized = quantized_network(workload, Policy.uniform(network, workload.traced.layers, *bits), None)
+    images, integers = workload.images(8), IntegerNetwork(quantized)
+    expected = integers.run(images).scores * 2.0**-integers.fraction_bits
+    model = export_integers(quantized, workload.input_shape, batch=8)
+    assert (execute_without_quants(model, images.numpy()) == expected).all()
+
+
+def test_sums_that_float32_cannot_hold_are_refused(traced, images):
+    quantized = QuantizedNetwork(traced, Policy.uniform("forms", traced.layers, 8, 8), Calibration(traced, images))
+    exporter = qonnx_integers._IntegerExporter(quantized)
+    last = exporter.network.layers["last"]
+    last.weights = last.weights * 0 + 127 * 100
+    with pytest.raises(InputError, match=r"layer 'last' can sum up to [\d,]+, but QONNX's float32 .* without --exact"):
+        exporter.model(torch.zeros(1, *SHAPE))
 
 
 @pytest.mark.filterwarnings("ignore")  # qonnx's and onnxscript's own
