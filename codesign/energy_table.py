@@ -98,7 +98,8 @@ def _layer_table(
 def _amounts(plan: Schedule, names: Sequence[str]) -> np.ndarray:
     """What each kind of toggle is proportional to: words read, or array steps."""
     events = count_events(plan)
-    return np.array([events.buffer_writes if name == "writes" else events.array_steps for name in names], dtype=float)
+    words = {"writes": events.buffer_writes, "column_writes": events.column_words}
+    return np.array([words.get(name, events.array_steps) for name in names], dtype=float)
 
 
 def _rates(layer: Layer, plans: dict[tuple[int, int], Schedule], seed: int) -> tuple[list[str], np.ndarray]:

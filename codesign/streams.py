@@ -17,7 +17,7 @@ from codesign.bit_serial_switching import BIT_SERIAL
 from codesign.serial_weight_switching import SERIAL_WEIGHT
 from codesign.switching import Tile, tile_switching
 from codesign.tensors import activation_words, row_tile_words
-from hardware.cost import words_read
+from hardware.cost import column_words, words_read
 from hardware.kinds import KINDS, Kind
 from hardware.operands import Operands
 from hardware.schedule import Pass, Schedule
@@ -68,8 +68,8 @@ class Run:
         The same of the columns, of every column tile.
     earlier:
         Of the column tile before the first one, if it is to say from what the first one's first step toggles.
-    words:
-        uint64: the row tile's and the column tiles' words as they come from memory.
+    words, row_words:
+        uint64: the row tile's and the column tiles' words as they come from memory; how many are the row tile's.
     """
 
     weight_bits: int
@@ -77,6 +77,7 @@ class Run:
     right: list[np.ndarray]
     earlier: np.ndarray | None
     words: np.ndarray
+    row_words: int
 
 
 def image_words(operands: Operands, traits: Kind) -> np.ndarray:
@@ -110,8 +111,9 @@ def layer_switching(
 
     Returns
     -------
-    By name: ``row_bits, column_bits`` (operands), ``writes`` (bits of the words that come from memory), and the nets
-    and control bits of the array that `SWITCHING` follows.
+    By name: ``row_bits, column_bits`` (operands), ``writes`` (bits of the words that come from memory),
+    ``column_writes`` (of those that are activations), and the nets and control bits of the array that `SWITCHING`
+    follows.
     """
     rng = np.random.default_rng(seed)
     total: Counter[str] = Counter()
@@ -151,7 +153,7 @@ def _pass_switching(
         chosen = [(row_tile, list(range(first, min(first + most, work.column_tiles)))) for row_tile, first in places]
     array = SWITCHING[work.kind]
     counted: Counter[str] = Counter()
-    followed = words = 0
+    followed = words = column_words_seen = 0
     before: dict[str, np.ndarray] = {}
     constants = rng.integers(0, 2, size=(1, work.dm, 64 * work.lanes), dtype=np.uint8).transpose(2, 1, 0)
     constants[64:] = 0
@@ -164,14 +166,15 @@ def _pass_switching(
             read = constants if number == 0 and begins and work.output.requantized else None
             counted.update(tile_switching(array, _tile(operands, work, run, right, read), before))
             followed += run.left.shape[-1]
-        counted["writes"] += int(np.bitwise_count(run.words[1:] ^ run.words[:-1]).sum())
+        written = np.bitwise_count(run.words[1:] ^ run.words[:-1])
+        counted.update(writes=int(written.sum()), column_writes=int(written[run.row_words - 1 :].sum()))
         words += len(run.words)
-    steps = _steps(work)
-    read_words = words_read(work)
-    return {
-        name: count * (read_words / max(1, words) if name == "writes" else steps / max(1, followed))
-        for name, count in counted.items()
+        column_words_seen += len(run.words) - run.row_words
+    shares = {
+        "writes": words_read(work) / max(1, words),
+        "column_writes": column_words(work) / max(1, column_words_seen),
     }
+    return {name: count * shares.get(name, _steps(work) / max(1, followed)) for name, count in counted.items()}
 
 
 def _steps(work: Pass) -> int:
@@ -205,7 +208,7 @@ def _runs(
         windows = [_columns(image, operands, work, column_tile) for column_tile in tiles]
         right = [_bits(_entries(window, work, signed)[columns], order[1]) for window in windows]
         words = [window[: work.columns(t)].transpose(0, 2, 1).ravel() for t, window in zip(tiles, windows, strict=True)]
-        yield Run(bits, _bits(rows, order[0]), right, earlier, np.concatenate([row_words, *words]))
+        yield Run(bits, _bits(rows, order[0]), right, earlier, np.concatenate([row_words, *words]), len(row_words))
 
 
 def _tile(operands: Operands, work: Pass, run: Run, right: np.ndarray, constants: np.ndarray | None) -> Tile:

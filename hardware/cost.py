@@ -76,6 +76,8 @@ class Events:
     vector_steps: int = 0
     words_read: int = 0
     """64-bit words fetched from memory, the instruction included."""
+    column_words: int = 0
+    """Of them, activations."""
     words_written: int = 0
     """64-bit words of sums, values (where dm < 4 each word is written in parts) and bit planes."""
     buffer_reads: int = 0
@@ -104,6 +106,7 @@ def pass_events(work: Pass, layer: Layer) -> Events:
     planes = layer.pixels * work.plane_words * work.output.plane_bits
     moved = Events(
         words_read=INSTRUCTION_WORDS + read,
+        column_words=column_words(work),
         words_written=outputs * work.result_words + planes,
         buffer_writes=read,
         requantized=outputs * work.output.requantized,
@@ -116,9 +119,14 @@ def words_read(work: Pass) -> int:
     row_tiles = sum(tiles * work.lhs_tile_words(bits) for bits, tiles in work.segments)
     if work.operation != "matrix":
         row_tiles = 0
+    return row_tiles * (1 if work.lhs_resident else work.groups) + column_words(work)
+
+
+def column_words(work: Pass) -> int:
+    """Of them, words of activations."""
     # A port without a valid column fetches one all the same.
     columns = (work.column_tiles - 1) * work.dn + max(work.last_columns, work.ports)
-    return row_tiles * (1 if work.lhs_resident else work.groups) + columns * work.column_words
+    return columns * work.column_words
 
 
 def _array_events(work: Pass, layer: Layer) -> Events:

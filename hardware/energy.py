@@ -33,13 +33,15 @@ ARRAY_FEATURES = {
         *("quads", "sums", "accumulators"),
     ),
 }
-BUFFER_FEATURES = ("cycles", "row_bits", "column_bits", "writes", "words_read")
+BUFFER_FEATURES = dict.fromkeys(ARRAY_FEATURES, ("cycles", "row_bits", "column_bits", "writes", "words_read"))
+BUFFER_FEATURES["serial_weight"] += ("column_writes",)
 REST_FEATURES = (
     *("cycles", "passes", "steps", "tiles", "row_bits", "column_bits", "writes", "accumulators"),
     "words_written",
 )
 FEATURES = {
-    kind: {"array": array, "buffers": BUFFER_FEATURES, "rest": REST_FEATURES} for kind, array in ARRAY_FEATURES.items()
+    kind: {"array": array, "buffers": BUFFER_FEATURES[kind], "rest": REST_FEATURES}
+    for kind, array in ARRAY_FEATURES.items()
 }
 """By kind and part, what its switching is fitted to: cycles, events of `hardware.cost.Events`, and toggles that follow
 from the streams of operands (`codesign.streams`).
@@ -47,7 +49,8 @@ from the streams of operands (`codesign.streams`).
 An operand bit of a row that toggles does so at all columns' units (``row_pins``), one of a column at all rows'
 (``column_pins``); the same of digits that fusion units get (``row_digit_pins, column_digit_pins``). Activations and
 their pairs' sums go to all rows' units and once more to what the column adds up (``value_pins, pair_pins``). A tile
-ends in all units (``unit_tiles``).
+ends in all units (``unit_tiles``). Serial weights' buffers offer every word of activations to all planes' memories
+(``column_writes``).
 """
 
 

@@ -183,6 +183,19 @@ def test_other_arrays_end_every_tile_with_its_dot_products(machine, integers, mo
         assert not sums[len(expected) :].any()
 
 
+def test_words_from_memory_toggle_one_after_the_other(tiny):
+    layer, rng = Layer("fc", "linear", 64, 2), np.random.default_rng(0)
+    weights, activations = rng.integers(0, 8, (2, 64, 1, 1)), rng.integers(0, 4, (1, 64, 1, 1))
+    operands = Operands(layer, weights, activations, (3, 3), 2, signed_weights=False)
+    planes = [
+        sum((int(one) >> plane & 1) << i for i, one in enumerate(row.ravel())) for row in weights for plane in range(3)
+    ]
+    planes += [sum((int(one) >> plane & 1) << i for i, one in enumerate(activations.ravel())) for plane in range(2)]
+    toggles = [(one ^ other).bit_count() for one, other in pairwise(planes)]
+    found = layer_switching(operands, schedule(layer, 3, 2, tiny, signed_weights=False), everything=True)
+    assert (found["writes"], found["column_writes"]) == (sum(toggles), sum(toggles[-2:]))
+
+
 def test_a_sample_of_the_tiles_says_nearly_the_same(machine):
     layer = Layer("conv", "conv", 96, 64, 14, 14, kernel=(3, 3), padding=(1, 1))
     accelerator = machine(dm=4, dn=4, dk=128)
