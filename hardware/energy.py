@@ -33,14 +33,14 @@ ARRAY_FEATURES = {
         *("quads", "sums", "accumulators"),
     ),
 }
-BUFFER_FEATURES = dict.fromkeys(ARRAY_FEATURES, ("cycles", "row_bits", "column_bits", "writes", "words_read"))
-BUFFER_FEATURES["serial_weight"] += ("column_writes",)
+BUFFER_FEATURES = ("cycles", "row_bits", "column_bits", "writes", "words_read")
+MORE_BUFFER_FEATURES = {"serial_weight": ("column_writes",)}
 REST_FEATURES = (
     *("cycles", "passes", "steps", "tiles", "row_bits", "column_bits", "writes", "accumulators"),
     "words_written",
 )
 FEATURES = {
-    kind: {"array": array, "buffers": BUFFER_FEATURES[kind], "rest": REST_FEATURES}
+    kind: {"array": array, "buffers": BUFFER_FEATURES + MORE_BUFFER_FEATURES.get(kind, ()), "rest": REST_FEATURES}
     for kind, array in ARRAY_FEATURES.items()
 }
 """By kind and part, what its switching is fitted to: cycles, events of `hardware.cost.Events`, and toggles that follow

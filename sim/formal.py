@@ -12,11 +12,12 @@ import sysconfig
 from pathlib import Path
 from typing import Literal
 
-from amaranth.back import rtlil
-from amaranth.hdl import ClockDomain, Module, Value
+from amaranth.back import rtlil, verilog
+from amaranth.hdl import ClockDomain, Module, Signal, Value, ValueLike
 from amaranth.lib.wiring import Component
 
 from hardware.errors import InputError
+from sim.yosys import LOG, run_yosys
 
 MODES = ("bmc", "prove")
 TASK = """[options]
@@ -92,3 +93,37 @@ def prove(
         places = ", ".join(sorted({Path(place).name for place in failed}))
         raise AssertionError(f"proof failed {how} {depth} cycles: {places}; traces are in {directory / 'proof'}")
     raise InputError(f"yowasp-sby ended with exit code {done.returncode} and no result: {log[-1500:]}")
+
+
+def prove_pipeline(component: Component, directory: Path, stages: int) -> None:
+    """Prove by SAT that a pipeline's output ``differs`` is 0, whatever comes.
+
+    Parameters
+    ----------
+    component:
+        Nothing in it feeds back: it may start anywhere, and after ``stages`` cycles it has seen any inputs.
+
+    Raises
+    ------
+    AssertionError
+        It can differ.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "proof.v").write_text(verilog.convert(component, name="proof", emit_src=False))
+    start = f"sat -seq {stages + 1} -prove-skip {stages} -set-init-undef -set-def-inputs -set rst 0"
+    prepare = "read_verilog proof.v; hierarchy -top proof; proc; flatten; opt -full"
+    # Without -verify Yosys ends well in either case, and says which it was.
+    output = run_yosys(directory, f"{prepare}; {start} -prove differs 0")
+    if "SAT proof finished - model found: FAIL!" in output:
+        raise AssertionError(f"proof failed: it can differ; the inputs are in {directory / LOG}")
+    if "SAT proof finished - no model found: SUCCESS!" not in output:
+        raise InputError(f"Yosys proved nothing and refuted nothing: {output[-1000:]}")
+
+
+def delayed(m: Module, value: ValueLike, cycles: int = 1) -> Value:
+    """A value of so many cycles ago."""
+    for _ in range(cycles):
+        register = Signal(Value.cast(value).shape())
+        m.d.sync += register.eq(value)
+        value = register
+    return Value.cast(value)
