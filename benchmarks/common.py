@@ -1,11 +1,13 @@
 """What the benchmarks share: the table they leave in docs, with the command that regenerates it."""
 
+import argparse
 import os
 import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,6 +17,22 @@ from hardware.files import write_text
 torch.set_num_threads(1)  # as the command line does
 
 TABLES = Path(__file__).parent.parent / "docs" / "benchmarks"
+
+
+def add_options(parser: argparse.ArgumentParser, weights: bool = False, **defaults: Any) -> None:
+    """Add options of these names, defaults and their types; a folder ``out`` is continued, if it is there.
+
+    Parameters
+    ----------
+    weights:
+        Begin with the network, ResNet-20 on CIFAR-10, and where its trained weights are.
+    """
+    if weights:
+        add_options(parser, network="resnet20", data="cifar10")
+        parser.add_argument("--weights", type=Path, required=True)
+    for name, default in defaults.items():
+        note = {"help": "Continued, if it is there."} if name == "out" else {}
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, **note)
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import markdown, write_report
+from common import add_options, markdown, write_report
 
 from codesign.commands.common import progress_bar
 from codesign.compare import EVALUATIONS, SETTINGS, Evaluations, check_comparison, compare
@@ -276,20 +276,14 @@ def conditions(options: argparse.Namespace, live: LiveTask, machines: Sequence[M
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--weights", type=Path, required=True)
     names = ["bitserial-edge", "bitserial-cloud", "fusion-edge", "stripes-edge"]
     parser.add_argument("--hardware", nargs="+", default=names)
     parser.add_argument("--agents", nargs="+", default=["haq"])
     parser.add_argument("--budgets", nargs="+", default=["5", "4"], help="Bits everywhere, or latency=SHARE.")
     parser.add_argument("--points", type=float, nargs="+", default=[0.5, 1, 2])
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--evaluations", type=int, default=30)
-    parser.add_argument("--tune-images", type=int, default=256)
-    parser.add_argument("--validation-images", type=int, default=500)
-    parser.add_argument("--test-images", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path("runs/cross_table"), help="Continued, if it is there.")
+    defaults = {"seeds": 2, "evaluations": 30, "tune_images": 256}
+    defaults |= {"validation_images": 500, "test_images": 2000, "out": Path("runs/cross_table")}
+    add_options(parser, weights=True, **defaults)
     options = parser.parse_args()
 
     space = Choices().space(options.network, load_workload(options.network, 0, options.data).traced.layers)

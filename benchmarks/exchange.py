@@ -10,7 +10,7 @@ import onnxruntime
 import pandas as pd
 import torch
 from agents import codesign
-from common import markdown, write_report
+from common import add_options, markdown, write_report
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from qonnx.transformation.qonnx_to_qcdq import QuantToQCDQ
@@ -129,11 +129,9 @@ def searched(options: argparse.Namespace, workload: Workload, images: torch.Tens
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--images", type=int, default=500, help="Test images, a multiple of 250.")
     parser.add_argument("--out", type=Path, default=Path("runs/exchange"), help="Of the search, continued.")
+    add_options(parser, weights=True)
     options = parser.parse_args()
     onnx.IR_VERSION = IR_VERSION  # qonnx wraps every node in a model of that version
     warnings.simplefilter("ignore")

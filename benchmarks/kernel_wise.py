@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from agents import codesign
-from common import markdown, write_report
+from common import add_options, markdown, write_report
 
 from codesign.records import read_records
 from codesign.tasks import Choices, LiveTask, Problem
@@ -76,19 +76,11 @@ def at_accuracy(found: list[tuple[float, Any]], live: LiveTask, accuracy: float)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--hardware", default="bitserial-edge")
-    parser.add_argument("--agent", default="autoq")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.35, 0.3, 0.25, 0.18])
     parser.add_argument("--points", type=float, nargs="+", default=[0.5, 1, 2, 5])
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--evaluations", type=int, default=30)
-    parser.add_argument("--tune-images", type=int, default=256)
-    parser.add_argument("--validation-images", type=int, default=500)
-    parser.add_argument("--test-images", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path("runs/kernel_wise"), help="Continued, if it is there.")
+    defaults = {"hardware": "bitserial-edge", "agent": "autoq", "seeds": 2, "evaluations": 30}
+    defaults |= {"tune_images": 256, "validation_images": 500, "test_images": 2000, "out": Path("runs/kernel_wise")}
+    add_options(parser, weights=True, **defaults)
     options = parser.parse_args()
 
     tune = FineTune(images=options.tune_images, validation_images=options.validation_images)

@@ -5,25 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 from agents import codesign
-from common import markdown, write_report
+from common import add_options, markdown, write_report
 
 AGENTS = ("qpl", "qpl-precision", "haq", "uniform")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--hardware", default="bitserial-edge")
     parser.add_argument("--agents", nargs="+", default=AGENTS)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.35, 0.25])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--episodes", type=int, default=15)
-    parser.add_argument("--tune-images", type=int, default=1024)
-    parser.add_argument("--validation-images", type=int, default=1000)
-    parser.add_argument("--test-images", type=int, default=3000)
-    parser.add_argument("--out", type=Path, default=Path("runs/qpl"), help="Continued, if it is there.")
+    defaults = {"hardware": "bitserial-edge", "seeds": 1, "episodes": 15}
+    defaults |= {"tune_images": 1024, "validation_images": 1000, "test_images": 3000, "out": Path("runs/qpl")}
+    add_options(parser, weights=True, **defaults)
     options = parser.parse_args()
 
     rows, full_precision = [], 0.0

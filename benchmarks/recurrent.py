@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 from agents import codesign
-from common import markdown, write_report
+from common import add_options, markdown, write_report
 
 
 def main() -> None:
@@ -19,13 +19,9 @@ def main() -> None:
         nargs="+",
         default=["latency=0.22", "size=0.34,latency=0.22", "latency=0.15", "size=0.34,latency=0.15"],
     )
-    parser.add_argument("--hardware", default="bitserial-tiny")
-    parser.add_argument("--weight-scheme", default="clip")
-    parser.add_argument("--episodes", type=int, default=6)
-    parser.add_argument("--tune-images", type=int, default=4000)
-    parser.add_argument("--tune-epochs", type=int, default=2)
-    parser.add_argument("--tune-rate", type=float, default=0.02)
-    parser.add_argument("--out", type=Path, default=Path("runs/recurrent"), help="Continued, if it is there.")
+    defaults = {"hardware": "bitserial-tiny", "weight_scheme": "clip", "episodes": 6}
+    defaults |= {"tune_images": 4000, "tune_epochs": 2, "tune_rate": 0.02, "out": Path("runs/recurrent")}
+    add_options(parser, **defaults)
     options = parser.parse_args()
 
     rows, machine = [], ["--hardware", options.hardware]

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 
 import pandas as pd
-from common import markdown, write_report
+from common import add_options, markdown, write_report
 
 from codesign.search import search
 from codesign.tasks import Choices, LiveTask, Problem
@@ -17,18 +17,11 @@ from policies.agent import make_agent
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--reward", default="releq-cifar")
-    parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tune-images", type=int, default=256)
-    parser.add_argument("--validation-images", type=int, default=500)
     parser.add_argument("--last", nargs="+", default=["2x10000"], help="Last fine-tunes to compare: EPOCHSxIMAGES.")
-    parser.add_argument("--last-rate", type=float, default=5e-3)
     parser.add_argument("--test-images", type=int)
-    parser.add_argument("--out", type=Path, default=Path("runs/releq_resnet20"), help="Continued, if it is there.")
+    defaults = {"reward": "releq-cifar", "episodes": 100, "seed": 0}
+    defaults |= {"tune_images": 256, "validation_images": 500, "last_rate": 5e-3, "out": Path("runs/releq_resnet20")}
+    add_options(parser, weights=True, **defaults)
     options = parser.parse_args()
 
     layers = load_workload(options.network, options.seed, options.data).traced.layers

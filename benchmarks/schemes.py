@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 from agents import codesign
-from common import markdown, write_report
+from common import add_options, markdown, write_report
 
 from codesign.integers import IntegerNetwork
 from codesign.training import FineTune, FineTuneEvaluator, accuracy
@@ -21,16 +21,9 @@ CHOICES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--hardware", default="bitserial-edge")
-    parser.add_argument("--activation-bits", type=int, default=4)
-    parser.add_argument("--tune-images", type=int, default=2048)
-    parser.add_argument("--tune-epochs", type=int, default=2)
-    parser.add_argument("--tune-rate", type=float, default=5e-3)
-    parser.add_argument("--test-images", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path("runs/schemes"))
+    defaults = {"hardware": "bitserial-edge", "activation_bits": 4, "tune_images": 2048}
+    defaults |= {"tune_epochs": 2, "tune_rate": 5e-3, "test_images": 2000, "out": Path("runs/schemes")}
+    add_options(parser, weights=True, **defaults)
     options = parser.parse_args()
 
     workload = load_workload(options.network, 0, options.data, options.weights)
