@@ -16,8 +16,8 @@ from qonnx.core.onnx_exec import execute_onnx
 from qonnx.transformation.qonnx_to_qcdq import QuantToQCDQ
 
 from codesign.integers import IntegerNetwork
-from codesign.qonnx_export import export_qonnx
-from codesign.qonnx_integers import export_integers
+from codesign.qonnx.exporting import export_qonnx
+from codesign.qonnx.integers import export_integers
 from codesign.quantize import QuantizedNetwork
 from codesign.workload import Workload, load_workload, quantized_network
 from policies.policy import ActivationChoice, LayerPolicy, Policy, WeightChoice

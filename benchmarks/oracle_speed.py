@@ -16,7 +16,7 @@ from common import markdown, write_report
 
 from codesign.energy import energy_of, machine_energy, typical_operands
 from codesign.energy_table import energy_table
-from codesign.streams import layer_switching
+from codesign.switching.streams import layer_switching
 from codesign.workload import load_workload
 from hardware.accelerator import Accelerator, load_accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table

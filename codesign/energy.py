@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from codesign.resources import resource_law
-from codesign.streams import layer_switching
+from codesign.switching.streams import layer_switching
 from hardware.accelerator import Accelerator, accelerator_names, load_accelerator
 from hardware.cycles import layer_cycles
 from hardware.energy import Energy, EnergyCalibration, layer_energy, load_energy, scaled

@@ -9,7 +9,7 @@ import numpy as np
 from codesign.lowering import LoweredLayer, lower
 from codesign.requantized import RequantizedLayer, lower_requantized, random_rules
 from codesign.sampling import random_operands
-from codesign.streams import layer_switching
+from codesign.switching.streams import layer_switching
 from hardware.accelerator import Accelerator
 from hardware.cycles import layer_cycles
 from hardware.energy import (

@@ -17,7 +17,7 @@ from itertools import zip_longest
 import numpy as np
 
 from codesign.energy import MEASURED, machine_energy, typical_operands
-from codesign.streams import Sample, image_words, layer_switching
+from codesign.switching.streams import Sample, image_words, layer_switching
 from hardware.accelerator import Accelerator
 from hardware.cost import PRICED_OUTPUT, cost_table, count_events
 from hardware.energy import EnergyCalibration, layer_energy

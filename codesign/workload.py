@@ -21,7 +21,7 @@ from hardware.specification import read_yaml
 from policies.policy import Policy
 
 if TYPE_CHECKING:
-    from codesign.qonnx_import import ImportedNetwork
+    from codesign.qonnx.importing import ImportedNetwork
 
 QUANTIZED = "codesign-quantized-2"
 """Marks a file of `save_quantized`."""
@@ -132,7 +132,7 @@ def load_workload(
 
 
 def _read_file(network: str, data: str | None) -> "ImportedNetwork":
-    from codesign.qonnx_import import import_qonnx  # half a second that other networks need not pay
+    from codesign.qonnx.importing import import_qonnx  # half a second that other networks need not pay
 
     return import_qonnx(Path(network), image_format(data) if data else None)
 

@@ -44,7 +44,7 @@ FEATURES = {
     for kind, array in ARRAY_FEATURES.items()
 }
 """By kind and part, what its switching is fitted to: cycles, events of `hardware.cost.Events`, and toggles that follow
-from the streams of operands (`codesign.streams`).
+from the streams of operands (`codesign.switching.streams`).
 
 An operand bit of a row that toggles does so at all columns' units (``row_pins``), one of a column at all rows'
 (``column_pins``); the same of digits that fusion units get (``row_digit_pins, column_digit_pins``). Activations and
@@ -193,7 +193,7 @@ def layer_energy(plan: Schedule, cycles: int, switching: Mapping[str, float], ca
     cycles:
         Of `hardware.cycles.layer_cycles`.
     switching:
-        Of `codesign.streams.layer_switching`.
+        Of `codesign.switching.streams.layer_switching`.
     """
     values, events = feature_values(plan, switching, cycles)
     pins = [toggled_pins(part, values, calibration) for part in PARTS]

@@ -81,8 +81,8 @@ def command(
     quantized = quantized_network(workload, chosen, weights)
     if qonnx:
         # Half a second that a package need not pay.
-        from codesign.qonnx_export import export_qonnx, save_qonnx
-        from codesign.qonnx_integers import export_integers
+        from codesign.qonnx.exporting import export_qonnx, save_qonnx
+        from codesign.qonnx.integers import export_integers
 
         model = (export_integers if exact else export_qonnx)(quantized, workload.input_shape)
         save_qonnx(model, qonnx)

@@ -65,7 +65,7 @@ def create_network(name: str, seed: int) -> nn.Module:
     name:
         A built-in name (see `network_names`) or ``package.module:callable``: the callable takes no argument and
         returns an ``nn.Module``. Modules in the current folder are found too. Or a QONNX file, ``....onnx``, whose
-        weights come with it, see `codesign.qonnx_import`.
+        weights come with it, see `codesign.qonnx.importing`.
     seed:
         Seed of the initial weights. PyTorch's global random state is left as it was.
 
@@ -76,7 +76,7 @@ def create_network(name: str, seed: int) -> nn.Module:
         cannot be taken.
     """
     if is_file(name):
-        from codesign.qonnx_import import import_qonnx  # it imports what imports this
+        from codesign.qonnx.importing import import_qonnx  # it imports what imports this
 
         return import_qonnx(Path(name)).module
     if name in _NETWORKS:

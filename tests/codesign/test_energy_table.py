@@ -7,7 +7,7 @@ import pytest
 
 from codesign.energy import energy_of, machine_energy, typical_operands
 from codesign.energy_table import DRAWN, NODES, _polynomials, energy_table
-from codesign.streams import layer_switching
+from codesign.switching.streams import layer_switching
 from hardware.cost import PRICED_OUTPUT, cost_table
 from hardware.cycles import layer_cycles
 from hardware.energy import layer_energy

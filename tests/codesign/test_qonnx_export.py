@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codesign import qonnx_integers
 from codesign.integers import IntegerNetwork
-from codesign.qonnx_export import POLICY, export_qonnx, save_qonnx
-from codesign.qonnx_import import import_qonnx
-from codesign.qonnx_integers import export_integers
+from codesign.qonnx.exporting import POLICY, export_qonnx, save_qonnx
+from codesign.qonnx.importing import import_qonnx
+from codesign.qonnx.integers import IntegerExporter, export_integers
 from codesign.quantize import QuantizedNetwork
 from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced, trace
@@ -150,7 +149,7 @@ def test_whole_networks_exactly(network, bits):
 
 def test_sums_that_float32_cannot_hold_are_refused(traced, images):
     quantized = QuantizedNetwork(traced, Policy.uniform("forms", traced.layers, 8, 8), Calibration(traced, images))
-    exporter = qonnx_integers._IntegerExporter(quantized)
+    exporter = IntegerExporter(quantized)
     last = exporter.network.layers["last"]
     last.weights = last.weights * 0 + 127 * 100
     with pytest.raises(InputError, match=r"layer 'last' can sum up to [\d,]+, but QONNX's float32 .* without --exact"):

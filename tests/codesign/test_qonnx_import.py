@@ -9,8 +9,8 @@ import torch
 
 from codesign.data import load_data
 from codesign.integers import IntegerNetwork
-from codesign.qonnx_export import export_qonnx, save_qonnx
-from codesign.qonnx_import import import_qonnx
+from codesign.qonnx.exporting import export_qonnx, save_qonnx
+from codesign.qonnx.importing import import_qonnx
 from codesign.quantizer_fit import Calibration
 from codesign.workload import load_workload, quantized_network
 from hardware.errors import InputError

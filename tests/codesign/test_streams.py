@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from codesign.energy import typical_operands
-from codesign.streams import SWITCHING, layer_switching
-from codesign.switching import accumulate
+from codesign.switching.streams import SWITCHING, layer_switching
+from codesign.switching.toggles import accumulate
 from hardware.layer import Layer
 from hardware.operands import Operands
 from hardware.planes import plane_pairs

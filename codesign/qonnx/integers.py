@@ -1,8 +1,8 @@
 """The machine's integers as a QONNX model, bit for bit.
 
-`codesign.qonnx_export` writes what was trained, and the machine rounds more often than that: values between layers have
-16 bits. This file writes `codesign.integers` instead, so that whoever executes it sees the machine's own scores. All
-tensors are float32 numbers that are integers; ``Quant`` nodes of scale 1 say how wide they are.
+`codesign.qonnx.exporting` writes what was trained, and the machine rounds more often than that: values between layers
+have 16 bits. This module writes `codesign.integers` instead, so that whoever executes the file sees the machine's own
+scores. All tensors are float32 numbers that are integers; ``Quant`` nodes of scale 1 say how wide they are.
 
 ===========================  =========================================================================================
 here                         there
@@ -28,7 +28,7 @@ from onnx import TensorProto
 from torch import fx
 
 from codesign.integers import IntegerLayer, IntegerNetwork
-from codesign.qonnx_export import Exporter
+from codesign.qonnx.exporting import Exporter
 from codesign.quantize import QuantizedNetwork
 from hardware.arithmetic import (
     ACTIVATION_SHIFT,
@@ -50,17 +50,17 @@ def export_integers(quantized: QuantizedNetwork, input_shape: tuple[int, ...], b
     Parameters
     ----------
     quantized, input_shape, batch:
-        See `codesign.qonnx_export.export_qonnx`.
+        See `codesign.qonnx.exporting.export_qonnx`.
 
     Raises
     ------
     InputError
         Where `export_qonnx` and `codesign.integers.IntegerNetwork` do, or a layer's sums may leave float32's integers.
     """
-    return _IntegerExporter(quantized).model(torch.zeros(batch, *input_shape))
+    return IntegerExporter(quantized).model(torch.zeros(batch, *input_shape))
 
 
-class _IntegerExporter(Exporter):
+class IntegerExporter(Exporter):
     """Writes integers where `Exporter` writes what they stand for."""
 
     arithmetic = "machine"

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codesign.qonnx_constants import Quantized, attributes, check_scale, check_zero_point, refuse, rounding_mode, width
-from codesign.qonnx_export import onnx_windows
-from codesign.qonnx_graph import BATCH, MAX_BITS, Builder, Quantizer, Value
+from codesign.qonnx.constants import Quantized, attributes, check_scale, check_zero_point, refuse, rounding_mode, width
+from codesign.qonnx.exporting import onnx_windows
+from codesign.qonnx.graph import BATCH, MAX_BITS, Builder, Quantizer, Value
 
 ACTIVATION_ROUNDINGS = ("ROUND", "HALF_EVEN", "HALF_UP", "HALF_DOWN")
 """They differ from ours, and from each other, in exact ties only."""

@@ -1,7 +1,7 @@
 """A QONNX file, ours or by other hands, as a network that the toolkit traces, and what it says about every width.
 
-Constants are computed first (`codesign.qonnx_constants`), then every other node becomes one of ours
-(`codesign.qonnx_operators`), and ``Quant`` nodes become the quantizers of the layers (`codesign.qonnx_graph`). What the
+Constants are computed first (`codesign.qonnx.constants`), then every other node becomes one of ours
+(`codesign.qonnx.operators`), and ``Quant`` nodes become the quantizers of the layers (`codesign.qonnx.graph`). What the
 file computes is kept, but for the rounding of exact ties in activations: ours is half up, mostly theirs to even. Ties
 are rare unless scales are powers of two, or multiples of one another.
 
@@ -24,10 +24,10 @@ import yaml
 from onnx import numpy_helper
 from torch import fx
 
-from codesign.qonnx_constants import QUANTS, Constant, attributes, evaluate, refuse
-from codesign.qonnx_export import ARITHMETIC, LARGEST, NETWORK, POLICY
-from codesign.qonnx_graph import BATCH, Builder, ImportedLayer, Value
-from codesign.qonnx_operators import HANDLERS
+from codesign.qonnx.constants import QUANTS, Constant, attributes, evaluate, refuse
+from codesign.qonnx.exporting import ARITHMETIC, LARGEST, NETWORK, POLICY
+from codesign.qonnx.graph import BATCH, Builder, ImportedLayer, Value
+from codesign.qonnx.operators import HANDLERS
 from codesign.quantize import QuantizedNetwork
 from codesign.quantizer_fit import Calibration
 from codesign.tracing import Traced, trace

@@ -16,7 +16,7 @@ import onnx
 import torch
 from torch import fx, nn
 
-from codesign.qonnx_constants import Constant, Quantized, attributes, refuse
+from codesign.qonnx.constants import Constant, Quantized, attributes, refuse
 
 MAX_BITS = 8
 BATCH = 2
@@ -89,7 +89,7 @@ class Value:
 
 
 class Builder:
-    """Builds our graph; the operators (`codesign.qonnx_operators`) say of what.
+    """Builds our graph; the operators (`codesign.qonnx.operators`) say of what.
 
     Attributes
     ----------

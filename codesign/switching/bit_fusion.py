@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from codesign.switching import ArraySwitching, Nets, Tile, accumulate
+from codesign.switching.toggles import ArraySwitching, Nets, Tile, accumulate
 from hardware.schedule import Pass
 from rtl.fusion_routing import FIFTH, FOURTH, QUADS, SIXTH, SUM_BITS, WORD_BITS, brick_digits, fusion_control
 

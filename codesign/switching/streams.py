@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from codesign.bit_fusion_switching import BIT_FUSION
-from codesign.bit_serial_switching import BIT_SERIAL
-from codesign.serial_weight_switching import SERIAL_WEIGHT
-from codesign.switching import Tile, tile_switching
+from codesign.switching.bit_fusion import BIT_FUSION
+from codesign.switching.bit_serial import BIT_SERIAL
+from codesign.switching.serial_weight import SERIAL_WEIGHT
+from codesign.switching.toggles import Tile, tile_switching
 from codesign.tensors import activation_words, row_tile_words
 from hardware.cost import column_words, words_read
 from hardware.kinds import KINDS, Kind

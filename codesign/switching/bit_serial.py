@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from codesign.switching import ArraySwitching, Nets, Tile, accumulate
+from codesign.switching.toggles import ArraySwitching, Nets, Tile, accumulate
 from hardware.planes import plane_pairs
 from hardware.schedule import Pass
 

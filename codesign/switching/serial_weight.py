@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from codesign.switching import ArraySwitching, Nets, Tile, accumulate
+from codesign.switching.toggles import ArraySwitching, Nets, Tile, accumulate
 from hardware.kinds import KINDS
 from hardware.schedule import Pass
 
