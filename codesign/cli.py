@@ -8,6 +8,7 @@ import torch
 import typer
 
 from codesign.commands import calibrate, compare, cost, export, listing, search, simulate, synth
+from codesign.driver.machine import MachineFault
 from hardware.errors import InputError
 from sim.run import MachineError
 
@@ -51,6 +52,6 @@ def main() -> None:
     except InputError as error:
         print(f"codesign: {error}", file=sys.stderr)
         sys.exit(2)
-    except MachineError as error:
+    except (MachineError, MachineFault) as error:
         print(f"codesign: {error}", file=sys.stderr)
         sys.exit(1)

@@ -1,6 +1,7 @@
-"""The board package: the machine's Verilog, a network's program and data, a build script, one manifest."""
+"""The board package: the machine's Verilog, a network's program and data, a driver, a build script, one manifest."""
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,20 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from codesign.driver.machine import Machine
 from codesign.integers import IntegerNetwork
-from codesign.program import build_program
+from codesign.program import Program, build_program
+from codesign.register_header import register_header
 from codesign.simulate import layer_rows
+from codesign.simulated_board import SimulatedBuffer, SimulatedRegisters
 from hardware.accelerator import Accelerator
 from hardware.board import Board
 from hardware.errors import InputError
 from hardware.files import check_writable, replacing_directory
-from hardware.instruction import VALUE_LANES
+from hardware.registers import register_json, register_table
 from policies.policy import Policy
 from rtl.verilog import LINT_WAIVERS, TOP, engine_verilog, rtl_hash
-from sim.run import Job, MachineError, simulate_jobs
 
-FORMAT = 2
-TEMPLATES = Path(__file__).parent / "templates"
+FORMAT = 3
+TEMPLATES, DRIVER = Path(__file__).parent / "templates", Path(__file__).parent / "driver"
+NEEDED = (f"rtl/{TOP}.v", "driver/registers.json", "program/memory.bin", "selftest/images.npy", "selftest/scores.npy")
+"""Files without which a package cannot be run."""
 
 
 def write_package(
@@ -33,7 +38,7 @@ def write_package(
     accelerator: Accelerator,
     board: Board,
     network: IntegerNetwork,
-    image: torch.Tensor,
+    images: torch.Tensor,
     origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the package of one network and return its manifest.
@@ -42,25 +47,18 @@ def write_package(
     ----------
     directory:
         Made anew; a package that is already there is replaced, anything else is refused.
-    image:
-        The test image, float ``(1, C, H, W)``, whose scores by the integer reference the package holds.
+    images:
+        Test images, float ``(N, C, H, W)``, whose scores by the integer reference the package holds.
     origin:
         Further manifest entries: where the weights come from.
     """
     check_destination(directory, accelerator, board)
-    program = build_program(network, accelerator, (image.shape[1], image.shape[2], image.shape[3]))
-    scores = network.run(image).scores[0]
+    program = build_program(network, accelerator, (images.shape[1], images.shape[2], images.shape[3]))
     contents = _machine_files(accelerator, board)
     contents["policy.yaml"] = policy.as_yaml().encode()
     contents["program/memory.bin"] = program.memory.astype("<u8").tobytes()
-    contents["program/scores.bin"] = scores.astype("<i2").tobytes()
-    loaded = program.with_image(image.double().numpy())
-    images = []
-    for number, (layer, tensor) in enumerate(program.image_tensors):
-        name = f"program/image_{number}.bin"
-        contents[name] = loaded[tensor.base : tensor.base + tensor.words].astype("<u8").tobytes()
-        step = {"file": name, "address": tensor.base, "words": tensor.words, "bits": layer.activation_bits}
-        images.append(step | {"step": layer.step, "layer": layer.layer.name})
+    contents["selftest/images.npy"] = _npy(images.float().numpy())
+    contents["selftest/scores.npy"] = _npy(network.run(images).scores.astype(np.int16))
     layers = layer_rows(program, network)
     contents["README.md"] = _readme(policy, accelerator, board, layers)
     manifest = {
@@ -70,12 +68,13 @@ def write_package(
         "board": board.name,
         "accelerator": accelerator.model_dump(mode="json"),
         "rtl_hash": rtl_hash(accelerator),
+        "bitstream": f"vivado/codesign_{rtl_hash(accelerator)}.bit",
         **(origin or {}),
         "program": {
             "address": program.address,
             "memory_words": len(program.memory),
             "instructions": len(program.steps),
-            "images": images,
+            "images": image_readers(program),
             "scores_address": program.scores.base,
             "scores": program.classes,
             "fraction_bits": network.fraction_bits,
@@ -91,6 +90,30 @@ def write_package(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     return manifest
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def image_readers(program: Program) -> list[dict[str, Any]]:
+    """For every layer that reads the image, where it wants it and how; see `codesign.driver.machine.image_words`."""
+    traits = program.accelerator.traits
+    return [
+        {
+            "layer": layer.layer.name,
+            "address": tensor.base,
+            "shape": [layer.layer.in_channels, layer.layer.in_height, layer.layer.in_width],
+            "step": layer.step,
+            "levels": list(layer.levels),
+            "bits": traits.padded(layer.activation_bits),
+            "border": list(tensor.border),
+            "packed": traits.packed,
+        }
+        for layer, tensor in program.image_tensors
+    ]
 
 
 def check_destination(directory: Path, accelerator: Accelerator, board: Board) -> None:
@@ -131,6 +154,10 @@ def _machine_files(accelerator: Accelerator, board: Board) -> dict[str, bytes]:
     return {
         f"rtl/{TOP}.v": engine_verilog(accelerator).encode(),
         "rtl/lint.vlt": LINT_WAIVERS.read_bytes(),
+        "driver/registers.json": register_json().encode(),
+        "driver/registers.md": register_table().encode(),
+        "driver/registers.h": register_header().encode(),
+        **{f"driver/{name}": (DRIVER / name).read_bytes() for name in ("machine.py", "zynq.py")},
         "vivado/build.tcl": _template("build.tcl", values),
         "vivado/clock.xdc": _template("clock.xdc", values),
     }
@@ -158,9 +185,10 @@ def _template(name: str, values: dict[str, str]) -> bytes:
 
 @dataclass(frozen=True)
 class PackageRun:
-    """A package, run again: cycles and class scores that differ; the simulator's seconds."""
+    """A package, run again: images, cycles of each, class scores that differ, the simulator's seconds."""
 
-    rtl_cycles: int
+    images: int
+    rtl_cycles: list[int]
     mismatches: int
     seconds: float
 
@@ -173,13 +201,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             raise InputError(
                 f"{directory} has package format {manifest.get('format')!r}, expected {FORMAT}: export it again."
             )
-        hashes, program = manifest["sha256"], manifest["program"]
-        for name in (
-            f"rtl/{TOP}.v",
-            "program/memory.bin",
-            "program/scores.bin",
-            *(i["file"] for i in program["images"]),
-        ):
+        hashes = manifest["sha256"]
+        for name in NEEDED:
             if name not in hashes:
                 raise ValueError(f"its manifest does not list {name}")
         Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
@@ -194,22 +217,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def run_package(directory: Path, waves: Path | None = None) -> PackageRun:
-    """Run a package's program on the package's own Verilog."""
+    """Run a package's images with its driver on its own Verilog.
+
+    Raises
+    ------
+    MachineFault
+        The machine stopped with an error.
+    """
     manifest = read_manifest(directory)
-    program = manifest["program"]
     accelerator = Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
-    memory = np.fromfile(directory / "program/memory.bin", dtype="<u8")
-    for image in program["images"]:
-        memory[image["address"] : image["address"] + image["words"]] = np.fromfile(
-            directory / image["file"], dtype="<u8"
-        )
-    expected = np.fromfile(directory / "program/scores.bin", dtype="<i2")
-    words = -(-len(expected) // VALUE_LANES)
-    job = Job(memory, program["address"], program["scores_address"], words, 4 * manifest["cycles"] + 100_000)
+    memory = SimulatedBuffer.of(manifest["program"]["memory_words"])
     verilog = (directory / "rtl" / f"{TOP}.v").read_text(encoding="utf-8")
-    simulated = simulate_jobs([job], accelerator, waves=waves, verilog=verilog)
-    outcome = simulated.outcomes[0]
-    if outcome.error:
-        raise MachineError(f"the package's program stopped with error code {outcome.error}")
-    wrong = int((outcome.results.view("<i2")[: len(expected)] != expected).sum())
-    return PackageRun(outcome.cycles, wrong, simulated.seconds)
+    registers = SimulatedRegisters(accelerator, verilog, memory, 4 * manifest["cycles"] + 100_000, waves)
+    machine = Machine(directory, registers, memory, memory.device_address)
+    images, expected = (np.load(directory / f"selftest/{name}.npy") for name in ("images", "scores"))
+    runs = [machine.run(image, seconds=float("inf")) for image in images]
+    wrong = sum(int((run.scores != scores).sum()) for run, scores in zip(runs, expected, strict=True))
+    return PackageRun(len(runs), [run.cycles for run in runs], wrong, registers.seconds)

@@ -50,12 +50,14 @@ def command(
     weights: WeightsOption = None,
     policy: PolicyOption = None,
     bits: BitsOption = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="Test images in the package.")] = 10,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
     """Write a package for the board, a QONNX file, or both.
 
-    A package holds Verilog, the program with its weights, a test image with its scores, a manifest and a Vivado script.
+    A package holds Verilog, the program with its weights, a driver, test images with their scores, a manifest and a
+    Vivado script.
     """
     result = Result("export", json)
     if directory is None and qonnx is None:
@@ -91,7 +93,7 @@ def command(
         integers = IntegerNetwork(quantized)
         source = Path(network) if workload.imported else weights
         origin = {"weights_sha256": hashlib.sha256(source.read_bytes()).hexdigest() if source else None, "seed": seed}
-        manifest = write_package(directory, chosen, accelerator, target, integers, workload.images(1), origin)
+        manifest = write_package(directory, chosen, accelerator, target, integers, workload.images(images), origin)
         say(
             f"wrote {directory}: {len(manifest['sha256']) + 1} files, a program of "
             f"{manifest['program']['instructions']} instructions, "

@@ -120,16 +120,21 @@ def _simulate_package(package: Path, waves: Path | None, result: Result) -> None
             }
             for row in manifest["layers"]
         ],
-        "rtl_cycles": run.rtl_cycles,
+        "rtl_cycles": max(run.rtl_cycles, key=lambda cycles: abs(cycles - manifest["cycles"])),
         "model_cycles": manifest["cycles"],
         "mismatches": run.mismatches,
-        "cycles_per_second": run.rtl_cycles / run.seconds,
+        "cycles_per_second": sum(run.rtl_cycles) / run.seconds,
         "instructions": manifest["program"]["instructions"],
-        "scores": manifest["program"]["scores"],
+        "scores": run.images * manifest["program"]["scores"],
         "score_mismatches": run.mismatches,
     }
     _print_layers(f"package {package}: {manifest['network']} on its own Verilog", report)
-    values = {"rtl_hash": manifest["rtl_hash"], "network": manifest["network"], "package": str(package), "images": 1}
+    values = {
+        "rtl_hash": manifest["rtl_hash"],
+        "network": manifest["network"],
+        "package": str(package),
+        "images": run.images,
+    }
     result.write({**values, **report}, accelerator)
     _exit(report)
 

@@ -1,15 +1,26 @@
 """The board package: what is exported is what was simulated, and a changed file is noticed."""
 
+import ast
 import hashlib
+import io
 import json
+import re
+import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from codesign.driver.machine import image_words
 from codesign.integers import IntegerNetwork
-from codesign.package import read_manifest, run_package, write_package
+from codesign.package import image_readers, read_manifest, run_package, write_package
+from codesign.program import build_program
+from codesign.simulated_board import SimulatedBuffer, SimulatedRegisters
 from codesign.workload import load_workload, quantized_network
 from hardware.accelerator import load_accelerator
 from hardware.board import load_board
@@ -23,10 +34,10 @@ TINY = load_accelerator("bitserial-tiny")
 
 @pytest.fixture(scope="module")
 def lenet() -> tuple[Policy, IntegerNetwork, torch.Tensor]:
-    """A LeNet with random weights, its policy, one random image."""
+    """A LeNet with random weights, its policy, two random images."""
     workload = load_workload("lenet", seed=5)
     policy = Policy.uniform("lenet", workload.traced.layers, 3, 2)
-    return policy, IntegerNetwork(quantized_network(workload, policy, None)), workload.images(1)
+    return policy, IntegerNetwork(quantized_network(workload, policy, None)), workload.images(2)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +49,17 @@ def package(tmp_path_factory: pytest.TempPathFactory, lenet: tuple[Policy, Integ
     return directory
 
 
+@pytest.fixture
+def copy(package: Path, tmp_path: Path) -> Path:
+    """A package to change."""
+    shutil.copytree(package, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
 def test_its_program_on_its_verilog_gives_the_reference_scores_in_the_models_cycles(package: Path) -> None:
     run = run_package(package)
     manifest = read_manifest(package)
-    assert (run.mismatches, run.rtl_cycles) == (0, manifest["cycles"])
+    assert (run.mismatches, run.rtl_cycles) == (0, [manifest["cycles"]] * 2)
     assert manifest["program"]["scores"] == 10
     assert sum(layer["cycles"] for layer in manifest["layers"]) == manifest["cycles"]
 
@@ -54,21 +72,118 @@ def replace_file(package: Path, name: str, content: bytes) -> None:
     (package / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_wrong_expectations_would_be_noticed(package: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(package, copy)
-    scores = bytearray((copy / "program/scores.bin").read_bytes())
-    scores[2] ^= 1
-    replace_file(copy, "program/scores.bin", bytes(scores))
+def replace_array(package: Path, name: str, array: np.ndarray) -> None:
+    file = io.BytesIO()
+    np.save(file, array)
+    replace_file(package, name, file.getvalue())
+
+
+def test_wrong_expectations_would_be_noticed(copy: Path) -> None:
+    scores = np.load(copy / "selftest/scores.npy")
+    scores[1, 3] += 1
+    replace_array(copy, "selftest/scores.npy", scores)
     assert run_package(copy).mismatches == 1
 
 
-def test_another_image_gives_other_scores(package: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(package, copy)
-    pixels = (copy / "program/image_0.bin").read_bytes()
-    replace_file(copy, "program/image_0.bin", bytes(len(pixels)))
-    assert run_package(copy).mismatches > 5
+def test_another_image_gives_other_scores(copy: Path) -> None:
+    replace_array(copy, "selftest/images.npy", np.zeros_like(np.load(copy / "selftest/images.npy")))
+    assert run_package(copy).mismatches > 10
+
+
+@pytest.mark.parametrize("kind", ["bit_serial", "bit_fusion"])
+def test_the_driver_makes_the_programs_words_of_an_image(
+    lenet: tuple[Policy, IntegerNetwork, torch.Tensor], kind: str
+) -> None:
+    _, network, images = lenet
+    program = build_program(network, TINY.model_copy(update={"kind": kind}), tuple(images.shape[1:]))
+    loaded = program.with_image(images[:1].double().numpy())
+    for reader, (_, tensor) in zip(image_readers(program), program.image_tensors, strict=True):
+        words = image_words(images[0].numpy(), reader)
+        assert (words == loaded[tensor.base : tensor.base + tensor.words]).all()
+
+
+def simulated_pynq(package: Path, cycles: int) -> SimpleNamespace:
+    """What stands for PYNQ's module: its registers and memory are a simulation of the package's Verilog."""
+    memory, cell = SimulatedBuffer.of(0), {"phys_addr": 0x4000_0000, "addr_range": 0x1000}
+
+    def allocate(shape: tuple[int], dtype: type) -> SimulatedBuffer:
+        nonlocal memory
+        assert dtype is np.uint64
+        memory = SimulatedBuffer.of(*shape)
+        return memory
+
+    def overlay(bitstream: str) -> SimpleNamespace:
+        assert bitstream.startswith(str(package / "vivado/codesign_"))
+        return SimpleNamespace(ip_dict={"machine": cell})
+
+    def mmio(address: int, length: int) -> SimulatedRegisters:
+        assert (address, length) == tuple(cell.values())
+        return SimulatedRegisters(TINY, (package / f"rtl/{TOP}.v").read_text(), memory, 10 * cycles)
+
+    clocks = SimpleNamespace(fclk0_mhz=100.0)
+    return SimpleNamespace(allocate=allocate, Overlay=overlay, MMIO=mmio, Clocks=clocks)
+
+
+def run_driver(package: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The package's own driver, unmodified, in a world with PYNQ."""
+    manifest = json.loads((package / "manifest.json").read_text())
+    monkeypatch.setitem(sys.modules, "pynq", simulated_pynq(package, manifest["cycles"]))
+    monkeypatch.delitem(sys.modules, "machine", raising=False)
+    monkeypatch.syspath_prepend(str(package / "driver"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    try:
+        return runpy.run_path(str(package / "driver/zynq.py"))["main"](package)
+    finally:
+        sys.modules.pop("machine", None)
+
+
+def test_the_drivers_own_code_runs_on_the_simulated_package(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_driver(copy, monkeypatch) == 0
+    measured, manifest = (json.loads((copy / f"{name}.json").read_text()) for name in ("measured", "manifest"))
+    assert [run["cycles"] for run in measured["runs"]] == [manifest["cycles"]] * 2
+    assert (measured["wrong_images"], measured["rtl_hash"]) == (0, manifest["rtl_hash"])
+    assert "2 of 2 images have the expected scores" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda package, manifest: manifest.update(rtl_hash="0" * 16), "the register build_hash reads .*: load this"),
+        (
+            lambda package, manifest: manifest["program"].update(address=0),
+            "the machine stopped with ILLEGAL_INSTRUCTION",
+        ),
+        (lambda package, _: (package / "program/memory.bin").write_bytes(b""), "program/memory.bin is not the file that was"),
+    ],
+)
+def test_the_driver_says_what_is_wrong(copy: Path, monkeypatch, capsys, change, sentence: str) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    change(copy, manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert run_driver(copy, monkeypatch) == 2
+    assert re.search(f"^error: {sentence}", capsys.readouterr().err)
+
+
+def test_the_driver_needs_numpy_alone(package: Path) -> None:
+    tree = ast.parse((package / "driver/machine.py").read_text())
+    imports = {
+        one.module if isinstance(one, ast.ImportFrom) else one.names[0].name
+        for one in ast.walk(tree)
+        if isinstance(one, ast.Import | ast.ImportFrom)
+    }
+    assert imports - set(sys.stdlib_module_names) == {"numpy"}
+
+
+def test_the_header_compiles_and_agrees_with_the_map(package: Path, tmp_path: Path) -> None:
+    registers = json.loads((package / "driver/registers.json").read_text())
+    places = {one["name"]: one["offset"] for one in registers["registers"]}
+    lines = [f"static_assert(CODESIGN_{name.upper()} == {offset});" for name, offset in places.items()]
+    lines += [f"static_assert(CODESIGN_ERROR_{name} == {code});" for name, code in registers["errors"].items()]
+    (tmp_path / "check.cpp").write_text('#include "registers.h"\n' + "\n".join(lines))
+    command = ["g++", "-std=c++17", "-Wall", "-Werror", "-fsyntax-only", "-I", str(package / "driver"), "check.cpp"]
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
 
 
 def test_verilator_has_nothing_to_say_about_its_verilog(package: Path) -> None:
