@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from codesign.program import Program, build_program
 from codesign.register_header import register_header
 from codesign.simulate import layer_rows
 from codesign.simulated_board import SimulatedBuffer, SimulatedRegisters
+from codesign.vivado import template, vivado_files
 from hardware.accelerator import Accelerator
 from hardware.board import Board
 from hardware.errors import InputError
@@ -27,7 +27,7 @@ from policies.policy import Policy
 from rtl.verilog import LINT_WAIVERS, TOP, engine_verilog, rtl_hash
 
 FORMAT = 3
-TEMPLATES, DRIVER = Path(__file__).parent / "templates", Path(__file__).parent / "driver"
+DRIVER = Path(__file__).parent / "driver"
 NEEDED = (f"rtl/{TOP}.v", "driver/registers.json", "program/memory.bin", "selftest/images.npy", "selftest/scores.npy")
 """Files without which a package cannot be run."""
 
@@ -68,7 +68,7 @@ def write_package(
         "board": board.name,
         "accelerator": accelerator.model_dump(mode="json"),
         "rtl_hash": rtl_hash(accelerator),
-        "bitstream": f"vivado/codesign_{rtl_hash(accelerator)}.bit",
+        "bitstream": f"vivado/{_build(accelerator)}.bit",
         **(origin or {}),
         "program": {
             "address": program.address,
@@ -144,23 +144,22 @@ def _listed(directory: Path) -> dict[str, str]:
 
 
 def _machine_files(accelerator: Accelerator, board: Board) -> dict[str, bytes]:
-    values = {
-        "board": board.name,
-        "part": board.vendor_part,
-        "top": TOP,
-        "clock_mhz": f"{accelerator.clock_mhz:g}",
-        "period_ns": f"{1000 / accelerator.clock_mhz:.3f}",
-    }
+    verilog = engine_verilog(accelerator)
+    vivado = vivado_files(accelerator, board, verilog, _build(accelerator))
     return {
-        f"rtl/{TOP}.v": engine_verilog(accelerator).encode(),
+        f"rtl/{TOP}.v": verilog.encode(),
         "rtl/lint.vlt": LINT_WAIVERS.read_bytes(),
         "driver/registers.json": register_json().encode(),
         "driver/registers.md": register_table().encode(),
         "driver/registers.h": register_header().encode(),
         **{f"driver/{name}": (DRIVER / name).read_bytes() for name in ("machine.py", "zynq.py")},
-        "vivado/build.tcl": _template("build.tcl", values),
-        "vivado/clock.xdc": _template("clock.xdc", values),
+        **{f"vivado/{name}": content for name, content in vivado.items()},
     }
+
+
+def _build(accelerator: Accelerator) -> str:
+    """Name of the bitstream: another machine has another, or PYNQ would take the one that it knows."""
+    return f"codesign_{rtl_hash(accelerator)}"
 
 
 def _readme(policy: Policy, accelerator: Accelerator, board: Board, layers: list[dict[str, Any]]) -> bytes:
@@ -176,11 +175,7 @@ def _readme(policy: Policy, accelerator: Accelerator, board: Board, layers: list
             for row in layers
         ),
     }
-    return _template("package.md", values)
-
-
-def _template(name: str, values: dict[str, str]) -> bytes:
-    return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values).encode()
+    return template("package.md", values)
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,10 @@ def test_the_drivers_own_code_runs_on_the_simulated_package(
             lambda package, manifest: manifest["program"].update(address=0),
             "the machine stopped with ILLEGAL_INSTRUCTION",
         ),
-        (lambda package, _: (package / "program/memory.bin").write_bytes(b""), "program/memory.bin is not the file that was"),
+        (
+            lambda package, _: (package / "program/memory.bin").write_bytes(b""),
+            "program/memory.bin is not the file that was",
+        ),
     ],
 )
 def test_the_driver_says_what_is_wrong(copy: Path, monkeypatch, capsys, change, sentence: str) -> None:

@@ -1,0 +1,78 @@
+"""What Vivado needs beside the machine's Verilog: scripts, constraints, and its interfaces by name."""
+
+import re
+from pathlib import Path
+from string import Template
+
+from hardware.accelerator import Accelerator
+from hardware.board import Board
+from rtl.verilog import TOP
+
+TEMPLATES = Path(__file__).parent / "templates"
+WRAPPER = "codesign_machine"
+"""The machine with its interfaces named, for block designs."""
+PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);$", re.MULTILINE)
+
+
+def template(name: str, values: dict[str, str]) -> bytes:
+    """A file of `TEMPLATES` with its ``$names`` filled in."""
+    return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values).encode()
+
+
+def vivado_files(accelerator: Accelerator, board: Board, verilog: str, build: str) -> dict[str, bytes]:
+    """Scripts and sources by their names in ``vivado/``.
+
+    Parameters
+    ----------
+    verilog:
+        Of the machine.
+    build:
+        Name of the bitstream.
+    """
+    values = {
+        "name": build,
+        "board": board.name,
+        "part": board.vendor_part,
+        "vendor_board": board.vendor_board or "none",
+        "top": TOP,
+        "wrapper": WRAPPER,
+        "ports": str(accelerator.memory.ports),
+        "clock_mhz": f"{accelerator.clock_mhz:g}",
+        "period_ns": f"{1000 / accelerator.clock_mhz:.3f}",
+    }
+    files = {name: template(name, values) for name in ("build.tcl", "clock.xdc", "project.tcl")}
+    return files | {f"{WRAPPER}.v": wrapper_verilog(accelerator, verilog).encode()}
+
+
+def wrapper_verilog(accelerator: Accelerator, verilog: str) -> str:
+    """The machine once more, with attributes by which block designs know clock, reset, interrupt and AXI ports.
+
+    Memory ports are AXI3's: bursts of at most 16 words, four bits of length. All but the first only read.
+    """
+    start = verilog.index(f"module {TOP}(")
+    ports = PORT.findall(verilog[start : verilog.index("endmodule", start)])
+    memory_ports = [f"m_axi_{port}" for port in range(accelerator.memory.ports)]
+    buses = ["s_axi", *memory_ports]
+    parameters = {
+        "clk": f"ASSOCIATED_BUSIF {':'.join(buses)}, ASSOCIATED_RESET rst",
+        "rst": "POLARITY ACTIVE_HIGH",
+        "interrupt": "SENSITIVITY LEVEL_HIGH",
+        "s_axi_awaddr": "PROTOCOL AXI4LITE, DATA_WIDTH 32",
+    }
+    writes = {name.removesuffix("_awaddr") for _, _, name in ports if name.endswith("_awaddr")}
+    for bus in memory_ports:
+        mode = "READ_WRITE" if bus in writes else "READ_ONLY"
+        parameters[f"{bus}_araddr"] = f"PROTOCOL AXI3, DATA_WIDTH 64, MAX_BURST_LENGTH 16, READ_WRITE_MODE {mode}"
+    signals = {"clk": "signal:clock:1.0 clk CLK", "rst": "signal:reset:1.0 rst RST"}
+    signals["interrupt"] = "signal:interrupt:1.0 interrupt INTERRUPT"
+    lines = []
+    for direction, high, name in ports:
+        bus = next((bus for bus in buses if name.startswith(f"{bus}_")), "")
+        info = signals[name] if name in signals else f"interface:aximm:1.0 {bus} {name.removeprefix(bus + '_').upper()}"
+        attributes = [f'X_INTERFACE_INFO = "xilinx.com:{info}"']
+        attributes += [f'X_INTERFACE_PARAMETER = "{parameters[name]}"'] if name in parameters else []
+        width = f"[{high}:0] " if high else ""
+        lines.append(f"    (* {', '.join(attributes)} *)\n    {direction} {width}{name}")
+    connections = ", ".join(f".{name}({name})" for _, _, name in ports)
+    body = ",\n".join(lines)
+    return f"module {WRAPPER} (\n{body}\n);\n    {TOP} inside ({connections});\nendmodule\n"
