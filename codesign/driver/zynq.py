@@ -1,7 +1,7 @@
 """Self-test of a package on a Zynq board with PYNQ: ``sudo python3 driver/zynq.py`` in the package's folder.
 
-Loads the bitstream, runs the package's images, compares scores and cycles with the manifest's, and leaves what was
-measured in ``measured.json``. Exit code 1 if anything differs.
+Loads the bitstream, runs the package's images, compares their scores with the expected ones, and leaves cycles and other
+counters in ``measured.json``. Cycles differ from the manifest's as far as this board's memory differs from the model's.
 """
 
 import json
@@ -27,7 +27,7 @@ def load(package: Path) -> Machine:
 
 
 def main(package: Path = HERE) -> int:
-    """Exit code: 0 if every score and every cycle is as expected, 1 if not, 2 if nothing could run."""
+    """Exit code: 0 if every score is as expected, 1 if not, 2 if nothing could run."""
     try:
         machine = load(package)
         images, expected = (np.load(package / f"selftest/{name}.npy") for name in ("images", "scores"))
@@ -43,8 +43,8 @@ def main(package: Path = HERE) -> int:
     measured["runs"] = [run.counters for run in runs]
     (package / "measured.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     print(f"{len(runs) - wrong} of {len(runs)} images have the expected scores")
-    print(f"{min(cycles):,} to {max(cycles):,} cycles at {clock:g} MHz, expected {machine.manifest['cycles']:,}")
-    return int(wrong > 0 or any(one != machine.manifest["cycles"] for one in cycles))
+    print(f"{min(cycles):,} to {max(cycles):,} cycles at {clock:g} MHz, the model's {machine.manifest['cycles']:,}")
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":
