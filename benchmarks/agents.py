@@ -10,12 +10,17 @@ from typing import Any
 import pandas as pd
 from common import markdown, write_report
 
+from hardware.files import write_text
 from policies.agent import agent_names
 
 
-def codesign(arguments: list[str], result: Path) -> dict[str, Any]:
-    """A command's results; it shows its own progress."""
-    subprocess.run([sys.executable, "-m", "codesign", *arguments, "--json", str(result)], check=True)
+def codesign(arguments: list[str], result: Path, keep: bool = False) -> dict[str, Any]:
+    """A command's results; it shows its own progress. ``keep``: the same command, once done, is not run again."""
+    ran = result.with_suffix(".command")
+    if not (keep and result.exists() and ran.exists() and ran.read_text() == repr(arguments)):
+        subprocess.run([sys.executable, "-m", "codesign", *arguments, "--json", str(result)], check=True)
+        if keep:
+            write_text(ran, repr(arguments))
     return dict(json.loads(result.read_text()))
 
 

@@ -29,7 +29,7 @@ def main() -> None:
                 arguments += ["--budget", f"latency={budget}", "--seed", str(seed), "--out", str(folder)]
                 for name in ("episodes", "tune_images", "validation_images", "test_images"):
                     arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-                found = codesign(arguments, folder.with_suffix(".json"))
+                found = codesign(arguments, folder.with_suffix(".json"), keep=True)
                 priced = codesign(
                     ["cost", "--network", options.network, "--hardware", options.hardware, "--policy", found["policy"]],
                     folder.with_suffix(".cost.json"),
