@@ -96,10 +96,11 @@ def _layer_table(
 
 
 def _amounts(plan: Schedule, names: Sequence[str]) -> np.ndarray:
-    """What each kind of toggle is proportional to: words read, or array steps."""
+    """What each kind of toggle is proportional to: words read, tiles, or array steps."""
     events = count_events(plan)
-    words = {"writes": events.buffer_writes, "column_writes": events.column_words}
-    return np.array([words.get(name, events.array_steps) for name in names], dtype=float)
+    tiles = sum(work.row_tiles * work.column_tiles for work in plan.passes if work.operation == "matrix")
+    others = {"writes": events.buffer_writes, "column_writes": events.column_words, "results": tiles}
+    return np.array([others.get(name, events.array_steps) for name in names], dtype=float)
 
 
 def _rates(layer: Layer, plans: dict[tuple[int, int], Schedule], seed: int) -> tuple[list[str], np.ndarray]:

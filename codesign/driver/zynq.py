@@ -1,7 +1,8 @@
 """Self-test of a package on a Zynq board with PYNQ: ``sudo python3 driver/zynq.py`` in the package's folder.
 
 Loads the bitstream, runs the package's images, compares their scores with the expected ones, and leaves cycles and
-other counters in ``measured.json``. Cycles differ from the manifest's as far as this board's memory differs from the model's.
+other counters in ``measured.json``. Cycles differ from the manifest's as far as this board's memory differs from the
+model's.
 """
 
 import json

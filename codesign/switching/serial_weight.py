@@ -16,7 +16,8 @@ def _order(work: Pass, weight_bits: int) -> np.ndarray:
 
 def _nets(tile: Tile) -> Nets:
     """``column_pairs`` (sums of neighbours), ``chosen`` (none, one or both of them), ``levels`` (of adders),
-    ``accumulators``, and the columns' own; ``shifts, negations``: control bits."""
+    ``accumulators``, ``results`` (these at the end of a tile), and the columns' own; ``shifts, negations``: control
+    bits."""
     steps, chunks = tile.steps, tile.work.chunks
     plane = np.repeat(np.arange(tile.weight_bits)[::-1], chunks)
     negate = tile.signed_weights & (plane == tile.weight_bits - 1)
@@ -42,6 +43,7 @@ def _nets(tile: Tile) -> Nets:
     sums, column_sums = totals
     everywhere = np.ones_like(shift)
     values["accumulators"] = accumulate(np.where(negate, -sums, sums), shift, everywhere)[None]
+    values["results"] = values["accumulators"][..., -1:]
     counts_columns = plane == 0
     values["column_accumulators"] = accumulate(column_sums, np.zeros_like(shift), counts_columns)[None]
     return Nets(values, widths, {"shifts": shift, "negations": negate})
