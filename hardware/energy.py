@@ -49,8 +49,8 @@ from the streams of operands (`codesign.switching.streams`).
 An operand bit of a row that toggles does so at all columns' units (``row_pins``), one of a column at all rows'
 (``column_pins``); the same of digits that fusion units get (``row_digit_pins, column_digit_pins``). Activations and
 their pairs' sums go to all rows' units and once more to what the column adds up (``value_pins, pair_pins``). A tile
-ends in all units (``unit_tiles``), where its sums take the place of the last one's (``results``). Serial weights' buffers offer every word of activations to all planes' memories
-(``column_writes``).
+ends in all units (``unit_tiles``), where its sums take the place of the last one's (``results``). Serial weights'
+buffers offer every word of activations to all planes' memories (``column_writes``).
 """
 
 
