@@ -114,6 +114,15 @@ def test_joules_of_fusion_units_are_those_of_the_width_that_they_take(machine, n
     assert (table[:, [0, 2, 4, 5, 6]] == table[:, [1, 3, 7, 7, 7]]).all()
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_joules_of_serial_weights_are_those_of_a_layer_that_is_followed(machine, name):
+    accelerator = machine(kind="serial_weight", dm=4, dn=4)
+    (table,), basis = energy_table([LAYERS[name]], accelerator)
+    assert basis.startswith("switching scaled from stripes-tiny")
+    for w, a in ((1, 8), (2, 2), (3, 5), (5, 8), (8, 4), (8, 8)):
+        assert table[w, a - 1] == pytest.approx(exact(LAYERS[name], w, a, accelerator), rel=0.03), (w, a)
+
+
 def test_between_the_nodes_whatever_happens_once_per_tile_or_diagonal_is_exact():
     widths, nodes = np.arange(1, 9), np.array(NODES)
     polynomials = _polynomials(NODES, KINDS["bit_serial"])
