@@ -1,7 +1,8 @@
 """A board's registers and memory that are a simulation of a package's Verilog, for the driver that runs on the board.
 
 A start writes the machine's registers through AXI4-Lite, runs the program from the memory as it is, and reads all
-registers back (`sim/bench.sv`); until the next start they stay as they were. Real DRAM takes longer at times than the
+registers back (`sim/bench.sv`); until the next start they stay as they were. Interrupts and soft resets, which the
+driver does not use, are not there. Real DRAM takes longer at times than the
 simulated memory: on a board, cycles differ from these by that.
 """
 
@@ -94,7 +95,9 @@ class SimulatedRegisters:
 
     def write(self, offset: int, value: int) -> None:
         """Write a register; ``start`` runs the program."""
-        (name,) = (name for name, register in PLACES.items() if register.offset == offset and register.writable)
+        name = next((name for name, one in PLACES.items() if one.offset == offset and one.writable), None)
+        if name is None:
+            raise MachineError(f"the bus answers a write to {offset:#x} with SLVERR: nothing can be written there")
         if name in self._written:
             self._written[name] = value
         elif name == "status":

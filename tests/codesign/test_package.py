@@ -28,6 +28,7 @@ from hardware.errors import InputError
 from policies.policy import Policy
 from rtl.verilog import TOP
 from sim.lint import lint
+from sim.run import MachineError
 
 TINY = load_accelerator("bitserial-tiny")
 
@@ -167,6 +168,21 @@ def test_the_driver_says_what_is_wrong(copy: Path, monkeypatch, capsys, change, 
     (copy / "manifest.json").write_text(json.dumps(manifest))
     assert run_driver(copy, monkeypatch) == 2
     assert re.search(f"^error: {sentence}", capsys.readouterr().err)
+
+
+def test_simulated_registers_answer_as_the_bus_does(package: Path) -> None:
+    memory = SimulatedBuffer.of(512)
+    registers = SimulatedRegisters(TINY, (package / f"rtl/{TOP}.v").read_text(), memory, 10_000)
+    places = {
+        one["name"]: one["offset"] for one in json.loads((package / "driver/registers.json").read_text())["registers"]
+    }
+    registers.write(places["memory_words"], 512)
+    assert registers.read(places["memory_words"]) == 512
+    for offset, action in ((0xFF0, registers.read), (places["cycles"], lambda offset: registers.write(offset, 1))):
+        with pytest.raises(MachineError, match="with SLVERR"):
+            action(offset)
+    with pytest.raises(MachineError, match="memory_base says 0x0"):
+        registers.write(places["control"], 1)
 
 
 def test_the_driver_needs_numpy_alone(package: Path) -> None:
