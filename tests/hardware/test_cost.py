@@ -69,7 +69,7 @@ def matrix_walk(work: Pass, layer: Layer, count: Counter) -> None:
                 if row == 0:
                     for port in range(work.ports):
                         own = len(range(port, columns, work.ports)) or 1
-                        count["fetched"] += own * work.window_words * work.activation_bits
+                        count["column_words"] += own * work.window_words * work.activation_bits
                 side_by_side = {"bit_serial": 1, "serial_weight": 8, "bit_fusion": 2}[work.kind]
                 for _ in range(work.steps(bits)):
                     count["array_steps"] += 1
@@ -92,7 +92,7 @@ def matrix_walk(work: Pass, layer: Layer, count: Counter) -> None:
 
 
 def as_events(count: Counter, passes: int) -> Events:
-    fetched = count.pop("fetched")
+    fetched = count.pop("fetched") + count["column_words"]
     return Events(**count, words_read=fetched + passes * INSTRUCTION_WORDS, buffer_writes=fetched)
 
 
