@@ -136,6 +136,7 @@ def test_events_of_a_full_tile_are_counted_by_hand(tiny):
         useful_products=4 * 64 * 2 * 3 * 2,
         array_steps=12,
         words_read=INSTRUCTION_WORDS + 4 * 3 + 2 * 2,
+        column_words=2 * 2,
         words_written=4,  # 4 * 2 sums, two in a word
         buffer_reads=12 * (2 + 2),
         buffer_writes=4 * 3 + 2 * 2,
@@ -177,6 +178,7 @@ def test_events_of_a_pool_are_counted_by_hand(machine):
     assert pass_events(work, pool) == Events(
         vector_steps=4 * 3 * 6,  # pixels, pairs of channels, taps
         words_read=INSTRUCTION_WORDS + 4 * 6 * 2,
+        column_words=4 * 6 * 2,
         words_written=4 * (3 + 4),  # a word per pair of channels, and one of each plane
         buffer_reads=4 * 3 * 6 * 3,
         buffer_writes=4 * 6 * 2,
@@ -185,5 +187,5 @@ def test_events_of_a_pool_are_counted_by_hand(machine):
 
 
 def test_events_add_up_field_by_field_and_a_pruned_layer_has_none(tiny):
-    assert Events(*range(1, 11)) + Events(*range(10, 110, 10)) == Events(*range(11, 120, 11))
+    assert Events(*range(1, 12)) + Events(*range(10, 120, 10)) == Events(*range(11, 130, 11))
     assert count_events(schedule(LINEAR, 0, 4, tiny)) == Events()
