@@ -14,14 +14,15 @@ import torch
 from codesign.driver.machine import Machine
 from codesign.integers import IntegerNetwork
 from codesign.program import Program, build_program
-from codesign.register_header import register_header
 from codesign.simulate import layer_rows
 from codesign.simulated_board import SimulatedBuffer, SimulatedRegisters
-from codesign.vivado import template, vivado_files
+from codesign.templates import filled
+from codesign.vivado import vivado_files
 from hardware.accelerator import Accelerator
 from hardware.board import Board
 from hardware.errors import InputError
 from hardware.files import check_writable, replacing_directory
+from hardware.register_header import register_header
 from hardware.registers import register_json, register_table
 from policies.policy import Policy
 from rtl.verilog import LINT_WAIVERS, TOP, engine_verilog, rtl_hash
@@ -175,7 +176,7 @@ def _readme(policy: Policy, accelerator: Accelerator, board: Board, layers: list
             for row in layers
         ),
     }
-    return template("package.md", values)
+    return filled("package.md", values)
 
 
 @dataclass(frozen=True)

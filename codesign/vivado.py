@@ -1,22 +1,15 @@
 """What Vivado needs beside the machine's Verilog: scripts, constraints, and its interfaces by name."""
 
 import re
-from pathlib import Path
-from string import Template
 
+from codesign.templates import filled
 from hardware.accelerator import Accelerator
 from hardware.board import Board
 from rtl.verilog import TOP
 
-TEMPLATES = Path(__file__).parent / "templates"
 WRAPPER = "codesign_machine"
 """The machine with its interfaces named, for block designs."""
 PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);$", re.MULTILINE)
-
-
-def template(name: str, values: dict[str, str]) -> bytes:
-    """A file of `TEMPLATES` with its ``$names`` filled in."""
-    return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values).encode()
 
 
 def vivado_files(accelerator: Accelerator, board: Board, verilog: str, build: str) -> dict[str, bytes]:
@@ -40,7 +33,7 @@ def vivado_files(accelerator: Accelerator, board: Board, verilog: str, build: st
         "clock_mhz": f"{accelerator.clock_mhz:g}",
         "period_ns": f"{1000 / accelerator.clock_mhz:.3f}",
     }
-    files = {name: template(name, values) for name in ("build.tcl", "clock.xdc", "project.tcl")}
+    files = {name: filled(name, values) for name in ("build.tcl", "clock.xdc", "project.tcl")}
     return files | {f"{WRAPPER}.v": wrapper_verilog(accelerator, verilog).encode()}
 
 
