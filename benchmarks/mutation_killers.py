@@ -114,6 +114,10 @@ def _large_numbers(accelerator: Accelerator, suite: ModuleType) -> Iterator[tupl
         "test_large_numbers: rings",
         lambda: suite.test_buffers_that_are_filled_again_and_again_are_exact(accelerator),
     )
+    yield (
+        "test_large_numbers: steps",
+        lambda: suite.test_tiles_of_as_many_steps_as_a_count_has_bits_are_exact(accelerator),
+    )
     if accelerator.name != MACHINES[0]:
         return
     yield "test_large_numbers: row tiles", lambda: suite.test_the_most_row_tiles_of_a_pass_are_exact(accelerator)
@@ -152,6 +156,10 @@ def _networks(accelerator: Accelerator) -> Iterator[tuple[str, Callable[[], None
     widths = [(suite.quantized_network(suite.Chain, shape, bits, 9 - bits, bits), None) for bits in range(1, 9)]
     widths += [(suite.quantized_network(suite.Chain, shape, bits, bits, bits), None) for bits in (1, 8)]
     yield "test_program: every width of weights and activations", prepare(widths, image)
+    yield (
+        "test_program: tiles of one step",
+        lambda: suite.test_tiles_of_one_step_with_constants_behind_it(accelerator),
+    )
     lenet = suite.quantized_network(lambda: create_network("lenet", seed=0), (1, 8, 8), 4, 4)
     yield "test_program: lenet", prepare([(lenet, None)], suite.image_of((1, 8, 8)))
 

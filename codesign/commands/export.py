@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from codesign.boards.package import check_destination, write_package
 from codesign.commands.common import (
     BitsOption,
     DataOption,
@@ -18,17 +19,18 @@ from codesign.commands.common import (
     WeightsOption,
     note,
     parse_bits,
+    progress_bar,
     say,
 )
 from codesign.integers import IntegerNetwork
 from codesign.networks import is_file
-from codesign.package import check_destination, write_package
 from codesign.resources import accelerator_resources
 from codesign.workload import choose_policy, load_workload, quantized_network
 from hardware.accelerator import load_accelerator
 from hardware.board import load_board
 from hardware.errors import InputError
 from hardware.files import check_writable
+from sim.bitstream import STEPS
 
 
 def command(
@@ -50,18 +52,23 @@ def command(
     weights: WeightsOption = None,
     policy: PolicyOption = None,
     bits: BitsOption = None,
+    bitstream: Annotated[
+        bool, typer.Option("--bitstream", help="Build it with Yosys, nextpnr and ecppack (ECP5 boards): minutes.")
+    ] = False,
     images: Annotated[int, typer.Option("--images", min=1, help="Test images in the package.")] = 10,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
     """Write a package for the board, a QONNX file, or both.
 
-    A package holds Verilog, the program with its weights, a driver, test images with their scores, a manifest and a
-    Vivado script.
+    A package holds Verilog, the program with its weights, a driver, test images with their scores, a manifest, and what
+    makes the bitstream: Vivado's scripts, or on an ECP5 the bitstream itself.
     """
     result = Result("export", json)
     if directory is None and qonnx is None:
         raise InputError("expected --out for a package, --qonnx for a QONNX file, or both: pass one.")
+    if bitstream and directory is None:
+        raise InputError("--bitstream is part of a package: pass --out, too.")
     if exact and not qonnx:
         raise InputError("--exact is about the QONNX file: pass --qonnx, too.")
     if qonnx:
@@ -79,7 +86,7 @@ def command(
         )
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
     if directory and accelerator and target:
-        check_destination(directory, accelerator, target)
+        check_destination(directory, accelerator, target, bitstream)
     quantized = quantized_network(workload, chosen, weights)
     if qonnx:
         # Half a second that a package need not pay.
@@ -93,7 +100,10 @@ def command(
         integers = IntegerNetwork(quantized)
         source = Path(network) if workload.imported else weights
         origin = {"weights_sha256": hashlib.sha256(source.read_bytes()).hexdigest() if source else None, "seed": seed}
-        manifest = write_package(directory, chosen, accelerator, target, integers, workload.images(images), origin)
+        with progress_bar("bitstream", STEPS if bitstream else 0) as progress:
+            manifest = write_package(
+                directory, chosen, accelerator, target, integers, workload.images(images), origin, bitstream, progress
+            )
         say(
             f"wrote {directory}: {len(manifest['sha256']) + 1} files, a program of "
             f"{manifest['program']['instructions']} instructions, "

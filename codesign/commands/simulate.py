@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from codesign.boards.package import read_manifest, run_package
 from codesign.commands.common import (
     BitsOption,
     DataOption,
@@ -25,7 +26,6 @@ from codesign.commands.common import (
 )
 from codesign.host_network import executable
 from codesign.integers import IntegerNetwork
-from codesign.package import read_manifest, run_package
 from codesign.simulate import select_layers, simulate_layers, simulate_network
 from codesign.workload import choose_policy, load_workload, quantized_network
 from hardware.accelerator import Accelerator, load_accelerator
@@ -58,6 +58,9 @@ def command(
     package: Annotated[
         Path | None, typer.Option("--package", help="Run an exported package on its own Verilog instead.")
     ] = None,
+    netlist: Annotated[
+        bool, typer.Option("--netlist", help="With --package: on the cells of its bitstream (ECP5) instead.")
+    ] = False,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
@@ -73,8 +76,10 @@ def command(
             raise InputError(
                 f"--package brings its own network, so it does not go with {', '.join(given)}: leave one out."
             )
-        _simulate_package(package, waves, result)
+        _simulate_package(package, waves, netlist, result)
         return
+    if netlist:
+        raise InputError("--netlist is about the cells of a package's bitstream: pass --package, too.")
     accelerator = load_accelerator(hardware)
     workload = load_workload(network, seed, data, weights)
     chosen = choose_policy(workload, policy, parse_bits(bits) if bits else None)
@@ -104,10 +109,10 @@ def command(
     _exit(report)
 
 
-def _simulate_package(package: Path, waves: Path | None, result: Result) -> None:
+def _simulate_package(package: Path, waves: Path | None, netlist: bool, result: Result) -> None:
     manifest = read_manifest(package)
     accelerator = Accelerator.from_mapping(manifest["accelerator"], str(package))
-    run = run_package(package, waves)
+    run = run_package(package, waves, netlist)
     report: dict[str, Any] = {
         "layers": [
             {

@@ -25,6 +25,46 @@ class Registers(Protocol):
         """Set it."""
 
 
+class Memory(Protocol):
+    """Memory of the machine, in 64-bit words from 0."""
+
+    words: int
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """uint64 words, as the machine left them."""
+
+    def write(self, first: int, words: np.ndarray) -> None:
+        """Set uint64 words, for the machine to see."""
+
+
+class SharedMemory:
+    """Memory that processor and machine share.
+
+    Parameters
+    ----------
+    array:
+        uint64 words. If it has ``flush`` and ``invalidate``, as a `pynq.buffer.PynqBuffer` does, they are called after
+        writes and before reads.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.words, self._array = len(array), array
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """uint64 words, as the machine left them."""
+        self._synchronize("invalidate")
+        return np.array(self._array[first : first + count])
+
+    def write(self, first: int, words: np.ndarray) -> None:
+        """Set uint64 words, for the machine to see."""
+        self._array[first : first + len(words)] = words
+        self._synchronize("flush")
+
+    def _synchronize(self, how: str) -> None:
+        if method := getattr(self._array, how, None):
+            method()
+
+
 class MachineFault(RuntimeError):
     """The machine is not the one that the package was made for, or stopped with an error."""
 
@@ -60,10 +100,9 @@ class Machine:
     registers:
         See `Registers`.
     memory:
-        uint64 array of at least ``words`` words that the machine can read and write. If it has ``flush`` and
-        ``invalidate``, as a `pynq.buffer.PynqBuffer` does, they are called before and after a run.
+        See `Memory`.
     address:
-        Byte address at which the machine finds ``memory[0]``, a multiple of 4096.
+        Byte address at which the machine finds the first word, a multiple of 4096.
 
     Raises
     ------
@@ -71,20 +110,19 @@ class Machine:
         Another machine answers, a file of the package was changed, or the memory is too small or lies askew.
     """
 
-    def __init__(self, package: str | Path, registers: Registers, memory: np.ndarray, address: int) -> None:
-        self._package, self._registers, self._memory = Path(package), registers, memory
-        self.manifest: dict[str, Any] = json.loads((self._package / "manifest.json").read_text(encoding="utf-8"))
+    def __init__(self, package: str | Path, registers: Registers, memory: Memory, address: int) -> None:
+        self.package, self._registers, self._memory = Path(package), registers, memory
+        self.manifest: dict[str, Any] = json.loads((self.package / "manifest.json").read_text(encoding="utf-8"))
         self._program = self.manifest["program"]
         self._map = json.loads(self._file("driver/registers.json"))
         self._places = {one["name"]: one for one in self._map["registers"]}
         self._identify()
-        if len(memory) < self.words or address % 4096:
+        if memory.words < self.words or address % 4096:
             raise MachineFault(
-                f"the network needs {self.words} words of memory at a multiple of 4096, got {len(memory)} at "
+                f"the network needs {self.words} words of memory at a multiple of 4096, got {memory.words} at "
                 f"{address:#x}: allocate them so."
             )
-        content = np.frombuffer(self._file("program/memory.bin"), dtype="<u8")
-        memory[: len(content)] = content
+        memory.write(0, np.frombuffer(self._file("program/memory.bin"), dtype="<u8"))
         self._write("memory_base", address)
         self._write("memory_words", self.words)
         self._write("program", self._program["address"])
@@ -110,9 +148,7 @@ class Machine:
             The machine stopped with an error, or did not end.
         """
         for reader in self._program["images"]:
-            words = image_words(image, reader)
-            self._memory[reader["address"] : reader["address"] + len(words)] = words
-        self._synchronize("flush")
+            self._memory.write(reader["address"], image_words(image, reader))
         self._write("control", self._mask("control", "start"))
         done, limit = self._mask("status", "done"), time.monotonic() + seconds
         while not self._read("status") & done:
@@ -126,11 +162,31 @@ class Machine:
                 f"the machine stopped with {names.get(error, error)} at instruction {self._read('error_instruction')}, "
                 f"word address {self._read('error_address'):#x}: load the package again."
             )
-        self._synchronize("invalidate")
         counters = {name: self._read(name) for name, one in self._places.items() if one["offset"] >= COUNTERS}
         first, count = self._program["scores_address"], self._program["scores"]
-        scores = np.ascontiguousarray(self._memory[first : first - (-count // 4)]).view("<i2")[:count]
-        return Run(scores.copy(), counters)
+        words = np.ascontiguousarray(self._memory.read(first, -(-count // 4)))
+        return Run(words.view("<i2")[:count].copy(), counters)
+
+    def self_test(self, clock_mhz: float) -> int:
+        """Run the package's images and leave the counters in ``measured.json``.
+
+        Returns
+        -------
+        Images with another score than expected.
+        """
+        images, expected = (np.load(self.package / f"selftest/{name}.npy") for name in ("images", "scores"))
+        runs = [self.run(image) for image in images]
+        wrong = sum(int((run.scores != scores).any()) for run, scores in zip(runs, expected, strict=True))
+        cycles = [run.cycles for run in runs]
+        measured = {key: self.manifest[key] for key in ("network", "rtl_hash", "board")}
+        measured |= {"clock_mhz": clock_mhz, "expected_cycles": self.manifest["cycles"], "wrong_images": wrong}
+        measured["runs"] = [run.counters for run in runs]
+        (self.package / "measured.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        print(f"{len(runs) - wrong} of {len(runs)} images have the expected scores")
+        print(
+            f"{min(cycles):,} to {max(cycles):,} cycles at {clock_mhz:g} MHz, the model's {self.manifest['cycles']:,}"
+        )
+        return wrong
 
     def _identify(self) -> None:
         found = {name: self._read(name) for name in ("magic", "format", "build_hash")}
@@ -144,15 +200,10 @@ class Machine:
 
     def _file(self, name: str) -> bytes:
         """A file of the package, unchanged."""
-        content = (self._package / name).read_bytes()
+        content = (self.package / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != self.manifest["sha256"][name]:
             raise MachineFault(f"{name} is not the file that was exported: copy the package again.")
         return content
-
-    def _synchronize(self, how: str) -> None:
-        """Processor caches and memory, where they may differ."""
-        if method := getattr(self._memory, how, None):
-            method()
 
     def _mask(self, register: str, field: str) -> int:
         (found,) = (one for one in self._places[register]["fields"] if one["name"] == field)

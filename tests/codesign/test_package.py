@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from codesign.boards.package import image_readers, read_manifest, run_package, write_package
+from codesign.boards.simulated import SimulatedBuffer, SimulatedRegisters
 from codesign.driver.machine import image_words
 from codesign.integers import IntegerNetwork
-from codesign.package import image_readers, read_manifest, run_package, write_package
 from codesign.program import build_program
-from codesign.simulated_board import SimulatedBuffer, SimulatedRegisters
 from codesign.workload import load_workload, quantized_network
 from hardware.accelerator import load_accelerator
 from hardware.board import load_board

@@ -332,6 +332,26 @@ def test_a_network_gives_the_values_of_integer_inference_in_the_modelled_cycles(
     assert len(set(network.run(image).scores[0].tolist())) > 1  # equal scores would prove little
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tensors_that_share_memory_give_the_same_scores_image_after_image(tiny, name):
+    module, *bits = NETWORKS[name]
+    network = quantized_network(module, SHAPE, *bits[:2])
+    apart = build_program(network, tiny, SHAPE)
+    program = build_program(network, tiny, SHAPE, compact=True)
+    assert len(program.memory) <= len(apart.memory)
+    assert [step.work for step in program.steps] == [step.work for step in apart.steps]
+    memory = program.memory
+    for seed in range(2):
+        image = image_of(SHAPE, seed)
+        loaded = program.with_image(image.double().numpy())
+        for _, tensor in program.image_tensors:  # nothing else is written again
+            memory[tensor.base : tensor.base + tensor.words] = loaded[tensor.base : tensor.base + tensor.words]
+        job = Job(memory, program.address, 0, len(memory), cycle_limit=4 * program.cycles() + 100_000)
+        memory = simulate_jobs([job], tiny).outcomes[0].results
+        scores = program.read_scores(memory[program.scores.base : program.scores.base + program.scores.words])
+        assert (scores == network.run(image).scores[0]).all()
+
+
 @pytest.mark.parametrize("preset", ["stripes-tiny", "fusion-tiny"])
 def test_networks_on_machines_of_other_kinds_give_the_same_values(preset):
     accelerator, image = load_accelerator(preset), image_of(SHAPE)
@@ -350,6 +370,15 @@ def test_every_width_of_weights_and_activations(smallest):
     outcomes = simulate_jobs([job_of(program, image) for program in programs], smallest).outcomes
     for network, program, outcome in zip(networks, programs, outcomes, strict=True):
         check(network, program, image, outcome)
+
+
+def test_tiles_of_one_step_with_constants_behind_it(smallest):
+    # Of packed operands, whose steps take two bits of each; of planes, with one plane each.
+    network, image = quantized_network(Flat, SHAPE, 2 if smallest.traits.packed else 1, 2), image_of(SHAPE)
+    program = build_program(network, smallest, SHAPE)
+    assert any(step.work.window_words == 1 for step in program.steps)
+    (outcome,) = simulate_jobs([job_of(program, image)], smallest).outcomes
+    check(network, program, image, outcome)
 
 
 @pytest.mark.parametrize(("latency", "cycles_per_word"), [(0, 1), (90, 2), (3, 16)])

@@ -72,6 +72,13 @@ def test_large_counts_are_exact(smallest):
     check(smallest, [*(operands_of(layer, (2,)) for layer in LAYERS.values()), *various])
 
 
+def test_tiles_of_as_many_steps_as_a_count_has_bits_are_exact(smallest):
+    lengths = [(64 * ((1 << bit) + 1), 2) for bit in range(9)]
+    work = [operands_of(Layer(f"{length}", "linear", length, 3), (bits,), bits) for length, bits in lengths]
+    fullest = Layer("a whole buffer", "linear", 64 * smallest.buffers.lhs_entries // 8, 2)
+    check(smallest, [*work, operands_of(fullest, (8,), 8)])
+
+
 def test_the_most_row_tiles_of_a_pass_are_exact(tiny):
     tiles = {3: 1, 2: 0x1555, 1: 0xA8A}  # by weight width, widest first; a pixel has 255 words of channels
     assert sum(tiles.values()) == ((1 << FIELDS["plane_words"]) - 1) * 64 // tiny.array.dm

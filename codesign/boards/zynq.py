@@ -1,18 +1,34 @@
-"""What Vivado needs beside the machine's Verilog: scripts, constraints, and its interfaces by name."""
+"""A Zynq board: the machine beside a processor that shares its memory, built by Vivado, driven by PYNQ."""
 
 import re
 
+from codesign.boards.flow import DRIVER, Flow
 from codesign.templates import filled
 from hardware.accelerator import Accelerator
-from hardware.board import Board
-from rtl.verilog import TOP
+from hardware.board import ZynqBoard
+from rtl.verilog import TOP, engine_verilog, rtl_hash
 
 WRAPPER = "codesign_machine"
 """The machine with its interfaces named, for block designs."""
 PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);$", re.MULTILINE)
 
 
-def vivado_files(accelerator: Accelerator, board: Board, verilog: str, build: str) -> dict[str, bytes]:
+def zynq_flow(accelerator: Accelerator, board: ZynqBoard) -> Flow:
+    """Verilog of the machine, Vivado's scripts, the driver for PYNQ."""
+    verilog, build = engine_verilog(accelerator), f"codesign_{rtl_hash(accelerator)}"
+    return Flow(
+        {
+            f"rtl/{TOP}.v": verilog.encode(),
+            "driver/zynq.py": (DRIVER / "zynq.py").read_bytes(),
+            **{f"vivado/{name}": content for name, content in vivado_files(accelerator, board, verilog, build).items()},
+        },
+        top=TOP,
+        bitstream=f"vivado/{build}.bit",
+        notes=filled("zynq.md", {"part": board.vendor_part, "clock_mhz": f"{accelerator.clock_mhz:g}"}).decode(),
+    )
+
+
+def vivado_files(accelerator: Accelerator, board: ZynqBoard, verilog: str, build: str) -> dict[str, bytes]:
     """Scripts and sources by their names in ``vivado/``.
 
     Parameters

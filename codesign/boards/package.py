@@ -1,8 +1,11 @@
 """The board package: the machine's Verilog, a network's program and data, a driver, a build script, one manifest."""
 
+import gzip
 import hashlib
 import io
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,36 +14,43 @@ from typing import Any
 import numpy as np
 import torch
 
-from codesign.driver.machine import Machine
+from codesign.boards.ecp5 import NETLIST, build, check_system, ecp5_flow
+from codesign.boards.flow import DRIVER, Flow
+from codesign.boards.simulated import SimulatedBuffer, SimulatedRegisters
+from codesign.boards.zynq import zynq_flow
+from codesign.driver.line import Line, SerialMemory, SerialRegisters
+from codesign.driver.machine import Machine, SharedMemory
 from codesign.integers import IntegerNetwork
 from codesign.program import Program, build_program
 from codesign.simulate import layer_rows
-from codesign.simulated_board import SimulatedBuffer, SimulatedRegisters
 from codesign.templates import filled
-from codesign.vivado import vivado_files
 from hardware.accelerator import Accelerator
-from hardware.board import Board
+from hardware.board import Board, Ecp5Board, ZynqBoard
+from hardware.device import DEVICES
 from hardware.errors import InputError
 from hardware.files import check_writable, replacing_directory
 from hardware.register_header import register_header
 from hardware.registers import register_json, register_table
 from policies.policy import Policy
-from rtl.verilog import LINT_WAIVERS, TOP, engine_verilog, rtl_hash
+from rtl.verilog import LINT_WAIVERS, TOP, rtl_hash
+from sim.ecp5_netlist import netlist_verilog
+from sim.serial_line import PLL_MODEL, SimulatedLine
 
-FORMAT = 3
-DRIVER = Path(__file__).parent / "driver"
-NEEDED = (f"rtl/{TOP}.v", "driver/registers.json", "program/memory.bin", "selftest/images.npy", "selftest/scores.npy")
-"""Files without which a package cannot be run."""
+FORMAT = 4
+NEEDED = ("driver/registers.json", "program/memory.bin", "selftest/images.npy", "selftest/scores.npy")
+"""Files without which a package cannot be run, beside its Verilog."""
 
 
 def write_package(
     directory: Path,
     policy: Policy,
     accelerator: Accelerator,
-    board: Board,
+    board: ZynqBoard | Ecp5Board,
     network: IntegerNetwork,
     images: torch.Tensor,
     origin: dict[str, Any] | None = None,
+    bitstream: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Write the package of one network and return its manifest.
 
@@ -52,16 +62,35 @@ def write_package(
         Test images, float ``(N, C, H, W)``, whose scores by the integer reference the package holds.
     origin:
         Further manifest entries: where the weights come from.
+    bitstream:
+        Build it, where open tools can: minutes.
+    progress:
+        Called with the number of finished steps of that, of `sim.bitstream.STEPS`.
+
+    Raises
+    ------
+    InputError
+        What cannot be: the folder, the machine on this board, a network that its memory does not hold, a bitstream.
     """
-    check_destination(directory, accelerator, board)
-    program = build_program(network, accelerator, (images.shape[1], images.shape[2], images.shape[3]))
-    contents = _machine_files(accelerator, board)
+    check_destination(directory, accelerator, board, bitstream)
+    shape = images.shape[1], images.shape[2], images.shape[3]
+    program = build_program(network, accelerator, shape, compact=True)
+    if isinstance(board, Ecp5Board):
+        if len(program.memory) > board.memory_words:
+            raise InputError(
+                f"the network needs {len(program.memory):,} words of memory, {board.name} has {board.memory_words:,} "
+                "on the chip: take fewer bits or a smaller network."
+            )
+        flow = ecp5_flow(accelerator, board, build(accelerator, board, progress) if bitstream else None)
+    else:
+        flow = zynq_flow(accelerator, board)
+    contents = flow.files | _common_files()
     contents["policy.yaml"] = policy.as_yaml().encode()
     contents["program/memory.bin"] = program.memory.astype("<u8").tobytes()
     contents["selftest/images.npy"] = _npy(images.float().numpy())
     contents["selftest/scores.npy"] = _npy(network.run(images).scores.astype(np.int16))
     layers = layer_rows(program, network)
-    contents["README.md"] = _readme(policy, accelerator, board, layers)
+    contents["README.md"] = _readme(policy, accelerator, board, flow, layers)
     manifest = {
         "format": FORMAT,
         "codesign": version("codesign"),
@@ -69,7 +98,9 @@ def write_package(
         "board": board.name,
         "accelerator": accelerator.model_dump(mode="json"),
         "rtl_hash": rtl_hash(accelerator),
-        "bitstream": f"vivado/{_build(accelerator)}.bit",
+        "top": flow.top,
+        "bitstream": flow.bitstream,
+        **flow.manifest,
         **(origin or {}),
         "program": {
             "address": program.address,
@@ -117,15 +148,25 @@ def image_readers(program: Program) -> list[dict[str, Any]]:
     ]
 
 
-def check_destination(directory: Path, accelerator: Accelerator, board: Board) -> None:
-    """Raise `InputError` where no package may be written: asked before long work.
+def check_destination(
+    directory: Path, accelerator: Accelerator, board: ZynqBoard | Ecp5Board, bitstream: bool = False
+) -> None:
+    """Raise `InputError` where no package may be written, or not this one: asked before long work.
 
     Only an empty folder or an older package with no file beside its own is replaced.
     """
-    if accelerator.device != board.device.part:
+    device = DEVICES.get(accelerator.device)
+    if board.device.part not in (accelerator.device, device.part if device else None):
         raise InputError(
             f"{accelerator.name} is meant for {accelerator.device}, but {board.name} has {board.device.part}: "
             "choose another --board or --hardware."
+        )
+    if isinstance(board, Ecp5Board):
+        check_system(accelerator, board)
+    elif bitstream:
+        raise InputError(
+            f"no open tools from PyPI build a bitstream for {board.name}: leave out --bitstream and run Vivado on the "
+            "package, or take ulx3s-85f."
         )
     if directory.exists() and not directory.is_dir():
         raise InputError(f"cannot write {directory}: it is a file; give a folder's name.")
@@ -144,33 +185,25 @@ def _listed(directory: Path) -> dict[str, str]:
     return listed if isinstance(listed, dict) else {}
 
 
-def _machine_files(accelerator: Accelerator, board: Board) -> dict[str, bytes]:
-    verilog = engine_verilog(accelerator)
-    vivado = vivado_files(accelerator, board, verilog, _build(accelerator))
+def _common_files() -> dict[str, bytes]:
+    """What every board's package holds."""
     return {
-        f"rtl/{TOP}.v": verilog.encode(),
         "rtl/lint.vlt": LINT_WAIVERS.read_bytes(),
+        "driver/machine.py": (DRIVER / "machine.py").read_bytes(),
         "driver/registers.json": register_json().encode(),
         "driver/registers.md": register_table().encode(),
         "driver/registers.h": register_header().encode(),
-        **{f"driver/{name}": (DRIVER / name).read_bytes() for name in ("machine.py", "zynq.py")},
-        **{f"vivado/{name}": content for name, content in vivado.items()},
     }
 
 
-def _build(accelerator: Accelerator) -> str:
-    """Name of the bitstream: another machine has another, or PYNQ would take the one that it knows."""
-    return f"codesign_{rtl_hash(accelerator)}"
-
-
-def _readme(policy: Policy, accelerator: Accelerator, board: Board, layers: list[dict[str, Any]]) -> bytes:
+def _readme(policy: Policy, accelerator: Accelerator, board: Board, flow: Flow, layers: list[dict[str, Any]]) -> bytes:
     values = {
         "network": policy.network,
         "accelerator": accelerator.name,
         "board": board.name,
-        "part": board.vendor_part,
-        "top": TOP,
-        "clock_mhz": f"{accelerator.clock_mhz:g}",
+        "top": flow.top,
+        "what": "the machine" if flow.top == TOP else "all that is on the FPGA",
+        "notes": flow.notes,
         "rows": "\n".join(
             f"| {row['name']} | {'' if row['bits'] is None else row['bits']} | {row['model_cycles']:,} |"
             for row in layers
@@ -198,7 +231,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
                 f"{directory} has package format {manifest.get('format')!r}, expected {FORMAT}: export it again."
             )
         hashes = manifest["sha256"]
-        for name in NEEDED:
+        for name in (*NEEDED, f"rtl/{manifest['top']}.v"):
             if name not in hashes:
                 raise ValueError(f"its manifest does not list {name}")
         Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
@@ -212,21 +245,50 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def run_package(directory: Path, waves: Path | None = None) -> PackageRun:
+def run_package(directory: Path, waves: Path | None = None, netlist: bool = False) -> PackageRun:
     """Run a package's images with its driver on its own Verilog.
+
+    Parameters
+    ----------
+    netlist:
+        On the cells of its bitstream instead.
 
     Raises
     ------
+    InputError
+        It is not complete, or has no such cells.
     MachineFault
         The machine stopped with an error.
     """
     manifest = read_manifest(directory)
     accelerator = Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
+    verilog = (directory / "rtl" / f"{manifest['top']}.v").read_text(encoding="utf-8")
+    if netlist:
+        if NETLIST not in manifest["sha256"]:
+            raise InputError(f"{directory} holds no {NETLIST}: export it for an ECP5 board with --bitstream.")
+        cells = gzip.decompress((directory / NETLIST).read_bytes()).decode()
+        return _run_over_line(directory, manifest, netlist_verilog(cells, manifest["top"]), waves)
+    if "line" in manifest:
+        return _run_over_line(directory, manifest, verilog + PLL_MODEL.read_text(encoding="utf-8"), waves)
     memory = SimulatedBuffer.of(manifest["program"]["memory_words"])
-    verilog = (directory / "rtl" / f"{TOP}.v").read_text(encoding="utf-8")
     registers = SimulatedRegisters(accelerator, verilog, memory, 4 * manifest["cycles"] + 100_000, waves)
-    machine = Machine(directory, registers, memory, memory.device_address)
+    machine = Machine(directory, registers, SharedMemory(memory), memory.device_address)
+    return _run_images(directory, machine, lambda: registers.seconds)
+
+
+def _run_over_line(directory: Path, manifest: dict[str, Any], verilog: str, waves: Path | None) -> PackageRun:
+    """With the driver for the serial line, at its real rate; memory is not read back after it was written."""
+    line = manifest["line"]
+    cycles_per_bit = line["clock_mhz"] * 1e6 / line["baud"]
+    with SimulatedLine(verilog, manifest["top"], cycles_per_bit, line["clock_mhz"], waves=waves) as port:
+        begin = time.perf_counter()
+        ends = Line(port)
+        machine = Machine(directory, SerialRegisters(ends), SerialMemory(ends, line["memory_words"], verify=False), 0)
+        return _run_images(directory, machine, lambda: time.perf_counter() - begin)
+
+
+def _run_images(directory: Path, machine: Machine, seconds: Callable[[], float]) -> PackageRun:
     images, expected = (np.load(directory / f"selftest/{name}.npy") for name in ("images", "scores"))
     runs = [machine.run(image, seconds=float("inf")) for image in images]
     wrong = sum(int((run.scores != scores).sum()) for run, scores in zip(runs, expected, strict=True))
-    return PackageRun(len(runs), [run.cycles for run in runs], wrong, registers.seconds)
+    return PackageRun(len(runs), [run.cycles for run in runs], wrong, seconds())
