@@ -52,6 +52,6 @@ def main() -> None:
     except InputError as error:
         print(f"codesign: {error}", file=sys.stderr)
         sys.exit(2)
-    except (MachineError, MachineFault) as error:
+    except (MachineError, MachineFault, ConnectionError) as error:
         print(f"codesign: {error}", file=sys.stderr)
         sys.exit(1)

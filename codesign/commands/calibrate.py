@@ -18,6 +18,7 @@ from codesign.commands.common import (
     table,
 )
 from codesign.commands.energy import calibrate_switching
+from codesign.commands.measured import compare_measured
 from codesign.cycle_calibration import cycle_calibration, store_path
 from codesign.plots import error_histogram, model_against_rtl
 from hardware.accelerator import load_accelerator
@@ -52,6 +53,10 @@ def command(
         bool,
         typer.Option("--energy", help="Measure what switches in the mapped netlist, not cycles."),
     ] = False,
+    measured: Annotated[
+        Path | None,
+        typer.Option("--measured", help="The measured.json that a package's driver left on a board: compare that."),
+    ] = None,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
@@ -62,6 +67,11 @@ def command(
     Exit code 1 if an output is wrong, or, without --stalls, a cycle.
     """
     result = Result("calibrate", json)
+    if measured:
+        if energy or store or directory or stalls is not None or latencies or ports:
+            raise InputError("--measured compares what a board did and simulates nothing: leave out the other options.")
+        compare_measured(result, measured)
+        return
     if energy:
         if latencies or ports or stalls is not None:
             raise InputError("--energy measures the accelerator as it is: leave out --latencies, --ports and --stalls.")

@@ -1,6 +1,7 @@
 """``codesign export``: a network under a policy as a board package, or as a QONNX file."""
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -100,7 +101,7 @@ def command(
         integers = IntegerNetwork(quantized)
         source = Path(network) if workload.imported else weights
         origin = {"weights_sha256": hashlib.sha256(source.read_bytes()).hexdigest() if source else None, "seed": seed}
-        with progress_bar("bitstream", STEPS if bitstream else 0) as progress:
+        with progress_bar("bitstream", STEPS) if bitstream else nullcontext() as progress:
             manifest = write_package(
                 directory, chosen, accelerator, target, integers, workload.images(images), origin, bitstream, progress
             )

@@ -11,9 +11,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 
 from codesign.boards.ecp5 import SYSTEM, build, constraints
 from codesign.boards.package import check_destination, read_manifest, run_package, write_package
+from codesign.commands.common import Result
+from codesign.commands.measured import compare_measured
 from codesign.driver.line import MEMORY, Line, SerialMemory, SerialRegisters
 from codesign.integers import IntegerNetwork
 from codesign.workload import load_workload, quantized_network
@@ -92,6 +95,13 @@ def test_the_drivers_own_code_runs_on_the_simulated_board(copy: Path, monkeypatc
     assert [run["cycles"] for run in measured["runs"]] == [manifest["cycles"]] * 2
     assert (measured["wrong_images"], measured["clock_mhz"]) == (0, 50)
     assert "2 of 2 images have the expected scores" in capsys.readouterr().out
+    compare_measured(Result("calibrate", None), copy / "measured.json")
+    assert "2 images, cycles +0.00% to +0.00% of the model's; 0 images with wrong scores" in capsys.readouterr().out
+    measured["wrong_images"], measured["runs"][1]["cycles"] = 1, 2 * manifest["cycles"]
+    (copy / "measured.json").write_text(json.dumps(measured))
+    with pytest.raises(typer.Exit):
+        compare_measured(Result("calibrate", None), copy / "measured.json")
+    assert "cycles +0.00% to +100.00% of the model's; 1 images with wrong" in capsys.readouterr().out
 
 
 @pytest.mark.slow  # a quarter of a second of a board's life
