@@ -58,6 +58,9 @@ def killers(accelerator: Accelerator) -> Killers:
     networks, disturbed = dict(_networks(accelerator)), dict(_disturbed(accelerator))
     files = ON_FIRST if accelerator.name == MACHINES[0] else ON_ALL
     by_pytest = dict(_by_pytest(tests, accelerator.name) for tests in files)
+    if accelerator.traits.packed:
+        cut = load_test("sim/test_packed_tiles.py")
+        large["test_packed_tiles"] = lambda: cut.check(accelerator)
     return {first: shortest} | networks | large | by_pytest | dict(others) | disturbed
 
 
