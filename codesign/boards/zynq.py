@@ -46,10 +46,11 @@ def vivado_files(accelerator: Accelerator, board: ZynqBoard, verilog: str, build
         "top": TOP,
         "wrapper": WRAPPER,
         "ports": str(accelerator.memory.ports),
+        "buses": str(accelerator.memory.ports + len(("s_axi", "clk", "rst", "interrupt"))),
         "clock_mhz": f"{accelerator.clock_mhz:g}",
         "period_ns": f"{1000 / accelerator.clock_mhz:.3f}",
     }
-    files = {name: filled(name, values) for name in ("build.tcl", "clock.xdc", "project.tcl")}
+    files = {name: filled(name, values) for name in ("build.tcl", "clock.xdc", "package_ip.tcl", "project.tcl")}
     return files | {f"{WRAPPER}.v": wrapper_verilog(accelerator, verilog).encode()}
 
 

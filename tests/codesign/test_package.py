@@ -22,7 +22,7 @@ from codesign.driver.machine import image_words
 from codesign.integers import IntegerNetwork
 from codesign.program import build_program
 from codesign.workload import load_workload, quantized_network
-from hardware.accelerator import load_accelerator
+from hardware.accelerator import Accelerator, load_accelerator
 from hardware.board import load_board
 from hardware.errors import InputError
 from policies.policy import Policy
@@ -103,7 +103,7 @@ def test_the_driver_makes_the_programs_words_of_an_image(
         assert (words == loaded[tensor.base : tensor.base + tensor.words]).all()
 
 
-def simulated_pynq(package: Path, cycles: int) -> SimpleNamespace:
+def simulated_pynq(package: Path, cycles: int, accelerator: Accelerator = TINY) -> SimpleNamespace:
     """What stands for PYNQ's module: its registers and memory are a simulation of the package's Verilog."""
     memory, cell = SimulatedBuffer.of(0), {"phys_addr": 0x4000_0000, "addr_range": 0x1000}
 
@@ -119,16 +119,16 @@ def simulated_pynq(package: Path, cycles: int) -> SimpleNamespace:
 
     def mmio(address: int, length: int) -> SimulatedRegisters:
         assert (address, length) == tuple(cell.values())
-        return SimulatedRegisters(TINY, (package / f"rtl/{TOP}.v").read_text(), memory, 10 * cycles)
+        return SimulatedRegisters(accelerator, (package / f"rtl/{TOP}.v").read_text(), memory, 10 * cycles)
 
     clocks = SimpleNamespace(fclk0_mhz=100.0)
     return SimpleNamespace(allocate=allocate, Overlay=overlay, MMIO=mmio, Clocks=clocks)
 
 
-def run_driver(package: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+def run_driver(package: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Accelerator = TINY) -> int:
     """The package's own driver, unmodified, in a world with PYNQ."""
     manifest = json.loads((package / "manifest.json").read_text())
-    monkeypatch.setitem(sys.modules, "pynq", simulated_pynq(package, manifest["cycles"]))
+    monkeypatch.setitem(sys.modules, "pynq", simulated_pynq(package, manifest["cycles"], accelerator))
     monkeypatch.delitem(sys.modules, "machine", raising=False)
     monkeypatch.syspath_prepend(str(package / "driver"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -146,6 +146,19 @@ def test_the_drivers_own_code_runs_on_the_simulated_package(
     assert [run["cycles"] for run in measured["runs"]] == [manifest["cycles"]] * 2
     assert (measured["wrong_images"], measured["rtl_hash"]) == (0, manifest["rtl_hash"])
     assert "2 of 2 images have the expected scores" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_drivers_own_code_runs_a_resnet_of_mixed_widths(tmp_path: Path, monkeypatch, capsys) -> None:
+    small, workload = load_accelerator("bitserial-small"), load_workload("resnet20", seed=1)
+    bits = [(2 + number % 4, 3 + number % 3) for number in range(len(workload.traced.layers))]
+    policy = Policy.from_bits("resnet20", workload.traced.layers, bits)
+    network = IntegerNetwork(quantized_network(workload, policy, None))
+    write_package(tmp_path / "package", policy, small, load_board("pynq-z2"), network, workload.images(10))
+    assert run_driver(tmp_path / "package", monkeypatch, small) == 0
+    measured = json.loads((tmp_path / "package/measured.json").read_text())
+    assert {run["cycles"] for run in measured["runs"]} == {measured["expected_cycles"]}
+    assert "10 of 10 images have the expected scores" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from codesign.boards.zynq import WRAPPER, vivado_files
 from hardware.accelerator import Accelerator, load_accelerator
 from hardware.board import ZynqBoard, board_names, load_board
 from rtl.verilog import TOP, engine_verilog
+from sim.synthesis import machine_cells, resources
 from sim.yosys import run_yosys
 
 tkinter = pytest.importorskip("tkinter", reason="Python's Tcl interpreter, Debian's package python3-tk")
@@ -278,6 +279,77 @@ def test_the_wrapper_is_the_machine(tmp_path: Path, with_ports, ports: int) -> N
     assert wrapper.read_text().count("X_INTERFACE_INFO") == 3 + 19 + 29 + 13 * (ports - 1)
     modes = re.findall(r"PROTOCOL AXI3, .* READ_WRITE_MODE (\w+)", wrapper.read_text())
     assert modes == ["READ_WRITE"] + ["READ_ONLY"] * (ports - 1)
+
+
+def package_ip(folder: Path, script: str, buses: int) -> tuple[list[str], dict[str, str], int]:
+    """Commands of the script that packages the IP, the core's properties, and the exit code."""
+    done: list[str] = []
+    properties: dict[str, str] = {}
+    codes = [0]
+    tcl = tkinter.Tcl()
+
+    def create_project(where: str, part: str, device: str) -> None:
+        assert (where, part, device) == ("-in_memory", "-part", load_board("pynq-z2").vendor_part)
+
+    def add_files(norecurse: str, names: str) -> None:
+        assert all((folder / "vivado" / name).is_file() for name in names.split())
+
+    def package_project(*words: str) -> None:
+        options = dict(zip(words[0:8:2], words[1:8:2], strict=True))
+        assert list(options) == ["-root_dir", "-vendor", "-library", "-taxonomy"]
+        assert Path(options["-root_dir"]).name == "ip"
+        assert words[8:] == ("-import_files", "-set_current", "true", "-force")
+        assert properties["top"] == WRAPPER  # what is packaged is the project's top
+        done.append("package_project")
+
+    def set_property(name: str, value: str, of: str) -> None:
+        assert of == ("fileset" if name == "top" else "core")
+        assert name in ("top", "name", "version", "display_name", "supported_families")
+        properties[name] = value
+
+    def leave(code: str) -> None:
+        codes[0] = int(code)
+        raise SystemExit
+
+    known = {"create_project": create_project, "add_files": add_files, "set_property": set_property, "exit": leave}
+    known |= {"current_fileset": lambda: "fileset", "update_compile_order": lambda *_: "", "puts": lambda *_: ""}
+    known |= {"ipx::package_project": package_project, "ipx::current_core": lambda: "core"}
+    known["ipx::get_bus_interfaces"] = lambda of, core: " ".join(map(str, range(buses)))
+    for name in ("create_xgui_files", "update_checksums", "check_integrity", "save_core"):
+        known[f"ipx::{name}"] = lambda core, name=name: done.append(name) or ""
+    tcl.eval("namespace eval ipx {}")
+    for name, act in known.items():
+        tcl.createcommand(name, act)
+    try:
+        tcl.eval(script.replace("[info script]", f"{{{folder}/vivado/package_ip.tcl}}"))
+    except (tkinter.TclError, SystemExit):
+        if not codes[0]:
+            raise
+    return done, properties, codes[0]
+
+
+@pytest.mark.parametrize("ports", PORTS)
+def test_the_ip_is_packaged_with_all_its_interfaces_or_not_at_all(tmp_path: Path, with_ports, ports: int) -> None:
+    write(tmp_path, with_ports(ports))
+    script = (tmp_path / "vivado/package_ip.tcl").read_text()
+    interfaces = len(wrapper_pins((tmp_path / f"vivado/{WRAPPER}.v").read_text()))  # as Vivado reads the attributes
+    done, properties, code = package_ip(tmp_path, script, interfaces)
+    assert (done[0], done[-1], code) == ("package_project", "save_core", 0)
+    assert properties["display_name"] == BUILD
+    assert package_ip(tmp_path, script, interfaces - 1)[::2] == (["package_project"], 1)
+    with pytest.raises(tkinter.TclError):
+        package_ip(tmp_path, script.replace("-taxonomy", "-taxnomy"), interfaces)
+
+
+@pytest.mark.slow  # minutes of synthesis
+@pytest.mark.parametrize("name", [name for name in board_names() if isinstance(load_board(name), ZynqBoard)])
+def test_what_is_exported_synthesises_and_fits_every_boards_part(name: str) -> None:
+    accelerator, board = load_accelerator("bitserial-tiny"), load_board(name)
+    verilog = engine_verilog(accelerator)
+    files = vivado_files(accelerator, board, verilog, BUILD)
+    used = resources(machine_cells(verilog + files[f"{WRAPPER}.v"].decode(), WRAPPER, "xc7z020"), "xc7z020")
+    assert used.fits(board.device)
+    assert 5_000 < used.lut < 20_000
 
 
 @pytest.mark.parametrize("name", [name for name in board_names() if isinstance(load_board(name), ZynqBoard)])
