@@ -193,6 +193,24 @@ def pooled(metric: str, machines: Sequence[Machine], lowest: float) -> str:
     return markdown(pd.DataFrame(rows))
 
 
+def agreement(machines: Sequence[Machine]) -> list[str]:
+    """How alike machines order the policies: why another machine's policy can be the better one."""
+    every, text = list(dict.fromkeys(one for machine in machines for one in machine.found)), []
+    for metric in UNITS:
+        able = [machine for machine in machines if metric in machine.costs.tables]
+        costs = pd.DataFrame({machine.name: [machine.cost(metric, one) for one in every] for machine in able})
+        ranks = costs.corr(method="spearman")
+        rows = [{metric: name} | {other: f"{ranks.loc[name, other]:.3f}" for other in ranks} for name in ranks]
+        text.append(markdown(pd.DataFrame(rows)))
+    return [
+        "## How alike the machines are",
+        "Rank correlation of what all these policies cost on two machines. Where it is near 1, a policy that is cheap on "
+        "one is cheap on the other, and which search came upon the better one is luck; where a machine's own policy is "
+        "not the best, that is why: its own searches had not asked for the other one, see `own search's against it`.",
+        *text,
+    ]
+
+
 def at_loss(options: argparse.Namespace, live: LiveTask, machines: Sequence[Machine], points: float) -> list[str]:
     """What is reported of an allowed loss."""
     lowest = live.evaluator.reference_accuracy - points / 100
@@ -301,6 +319,7 @@ def main() -> None:
         searches = (search(options, live, shared, problem, settings) for problem in machine.problems)
         machine.found = tuple(dict.fromkeys(chain.from_iterable(searches)))
     text = conditions(options, live, machines)
+    text += agreement(machines)
     for points in options.points:
         text += at_loss(options, live, machines, points)
     write_report("cross_table", "A policy searched for one machine, on another", [*text, *published()])
