@@ -204,9 +204,9 @@ def agreement(machines: Sequence[Machine]) -> list[str]:
         text.append(markdown(pd.DataFrame(rows)))
     return [
         "## How alike the machines are",
-        "Rank correlation of what all these policies cost on two machines. Where it is near 1, a policy that is cheap on "
-        "one is cheap on the other, and which search came upon the better one is luck; where a machine's own policy is "
-        "not the best, that is why: its own searches had not asked for the other one, see `own search's against it`.",
+        "Rank correlation of what all these policies cost on two machines. Where it is near 1, a policy that is cheap "
+        "on one is cheap on the other, and which search came upon the better one is luck; where a machine's own policy "
+        "is not the best, its own searches had not asked for the other one: see `own search's against it`.",
         *text,
     ]
 
