@@ -1,6 +1,7 @@
 """An ECP5 board: machine, memory and serial line on the FPGA, built by open tools, driven by pyserial."""
 
 import gzip
+import re
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -22,6 +23,8 @@ SYSTEM = "codesign_system"
 """Top module."""
 NETLIST = "ecp5/netlist.json.gz"
 """Cells of the bitstream."""
+FIRST_CONTENT = re.compile(r"^ *bank_\d+\[\d+\] = 64'h0+;\n", re.MULTILINE)
+"""Zeros in the memory, word by word: nothing reads what the host has not written, and Yosys takes minutes for it."""
 NOT_BUILT = "This package was exported without `--bitstream`: `make -C ecp5` makes it with native tools."
 
 
@@ -50,7 +53,8 @@ def _system(accelerator: Accelerator, board: Ecp5Board) -> Ecp5System:
 @lru_cache(maxsize=4)
 def system_verilog(accelerator: Accelerator, board: Ecp5Board) -> str:
     """Verilog of all that is on the FPGA, top module `SYSTEM`."""
-    return str(verilog.convert(_system(accelerator, board), name=SYSTEM, emit_src=False, strip_internal_attrs=True))
+    text = str(verilog.convert(_system(accelerator, board), name=SYSTEM, emit_src=False, strip_internal_attrs=True))
+    return FIRST_CONTENT.sub("", text)
 
 
 def constraints(board: Ecp5Board) -> str:
