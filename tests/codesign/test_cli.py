@@ -216,7 +216,7 @@ def test_list_names_everything_that_is_built_in(cli: Cli) -> None:
     assert {"lenet", "resnet20"} <= set(result["networks"])
     assert {"bitserial-tiny", "bitserial-small"} <= set(result["accelerators"])
     assert {"haq", "random", "uniform"} <= set(result["agents"])
-    assert result["boards"] == ["arty-z7-20", "microzed-7020", "pynq-z1", "pynq-z2", "zedboard"]
+    assert result["boards"] == ["arty-z7-20", "microzed-7020", "pynq-z1", "pynq-z2", "ulx3s-85f", "zedboard"]
     assert "bitfusion-published-edge" in result["published machines"]
 
 
