@@ -13,7 +13,8 @@ import pandas as pd
 from common import markdown, write_report
 
 from codesign.boards.ecp5 import build
-from codesign.boards.package import read_manifest, run_package, write_package
+from codesign.boards.package import write_package
+from codesign.boards.running import read_manifest, run_package
 from codesign.integers import IntegerNetwork
 from codesign.program import build_program
 from codesign.workload import choose_policy, load_workload, quantized_network

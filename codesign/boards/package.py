@@ -1,12 +1,9 @@
 """The board package: the machine's Verilog, a network's program and data, a driver, a build script, one manifest."""
 
-import gzip
 import hashlib
 import io
 import json
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from codesign.boards.ecp5 import NETLIST, build, check_system, ecp5_flow
+from codesign.boards.ecp5 import build, check_system, ecp5_flow
 from codesign.boards.flow import DRIVER, Flow
-from codesign.boards.simulated import SimulatedBuffer, SimulatedRegisters
+from codesign.boards.running import FORMAT
 from codesign.boards.zynq import zynq_flow
-from codesign.driver.line import Line, SerialMemory, SerialRegisters
-from codesign.driver.machine import Machine, SharedMemory
 from codesign.integers import IntegerNetwork
 from codesign.program import Program, build_program
 from codesign.simulate import layer_rows
@@ -33,12 +28,6 @@ from hardware.register_header import register_header
 from hardware.registers import register_json, register_table
 from policies.policy import Policy
 from rtl.verilog import LINT_WAIVERS, TOP, rtl_hash
-from sim.ecp5_netlist import netlist_verilog
-from sim.serial_line import PLL_MODEL, SimulatedLine
-
-FORMAT = 4
-NEEDED = ("driver/registers.json", "program/memory.bin", "selftest/images.npy", "selftest/scores.npy")
-"""Files without which a package cannot be run, beside its Verilog."""
 
 
 def write_package(
@@ -210,85 +199,3 @@ def _readme(policy: Policy, accelerator: Accelerator, board: Board, flow: Flow, 
         ),
     }
     return filled("package.md", values)
-
-
-@dataclass(frozen=True)
-class PackageRun:
-    """A package, run again: images, cycles of each, class scores that differ, the simulator's seconds."""
-
-    images: int
-    rtl_cycles: list[int]
-    mismatches: int
-    seconds: float
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a package whose files are all there and unchanged."""
-    try:
-        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-        if manifest.get("format") != FORMAT:
-            raise InputError(
-                f"{directory} has package format {manifest.get('format')!r}, expected {FORMAT}: export it again."
-            )
-        hashes = manifest["sha256"]
-        for name in (*NEEDED, f"rtl/{manifest['top']}.v"):
-            if name not in hashes:
-                raise ValueError(f"its manifest does not list {name}")
-        Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
-        for name, digest in hashes.items():
-            if hashlib.sha256((directory / name).read_bytes()).hexdigest() != digest:
-                raise InputError(f"{directory / name} is not the file that was exported: export the package again.")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{directory} is not a complete package ({error}): export it again.") from None
-    return manifest
-
-
-def run_package(directory: Path, waves: Path | None = None, netlist: bool = False) -> PackageRun:
-    """Run a package's images with its driver on its own Verilog.
-
-    Parameters
-    ----------
-    netlist:
-        On the cells of its bitstream instead.
-
-    Raises
-    ------
-    InputError
-        It is not complete, or has no such cells.
-    MachineFault
-        The machine stopped with an error.
-    """
-    manifest = read_manifest(directory)
-    accelerator = Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
-    verilog = (directory / "rtl" / f"{manifest['top']}.v").read_text(encoding="utf-8")
-    if netlist:
-        if NETLIST not in manifest["sha256"]:
-            raise InputError(f"{directory} holds no {NETLIST}: export it for an ECP5 board with --bitstream.")
-        cells = gzip.decompress((directory / NETLIST).read_bytes()).decode()
-        return _run_over_line(directory, manifest, netlist_verilog(cells, manifest["top"]), waves)
-    if "line" in manifest:
-        return _run_over_line(directory, manifest, verilog + PLL_MODEL.read_text(encoding="utf-8"), waves)
-    memory = SimulatedBuffer.of(manifest["program"]["memory_words"])
-    registers = SimulatedRegisters(accelerator, verilog, memory, 4 * manifest["cycles"] + 100_000, waves)
-    machine = Machine(directory, registers, SharedMemory(memory), memory.device_address)
-    return _run_images(directory, machine, lambda: registers.seconds)
-
-
-def _run_over_line(directory: Path, manifest: dict[str, Any], verilog: str, waves: Path | None) -> PackageRun:
-    """With the driver for the serial line, at its real rate; memory is not read back after it was written."""
-    line = manifest["line"]
-    cycles_per_bit = line["clock_mhz"] * 1e6 / line["baud"]
-    with SimulatedLine(verilog, manifest["top"], cycles_per_bit, line["clock_mhz"], waves=waves) as port:
-        begin = time.perf_counter()
-        ends = Line(port)
-        machine = Machine(directory, SerialRegisters(ends), SerialMemory(ends, line["memory_words"], verify=False), 0)
-        return _run_images(directory, machine, lambda: time.perf_counter() - begin)
-
-
-def _run_images(directory: Path, machine: Machine, seconds: Callable[[], float]) -> PackageRun:
-    images, expected = (np.load(directory / f"selftest/{name}.npy") for name in ("images", "scores"))
-    runs = [machine.run(image, seconds=float("inf")) for image in images]
-    wrong = sum(int((run.scores != scores).sum()) for run, scores in zip(runs, expected, strict=True))
-    return PackageRun(len(runs), [run.cycles for run in runs], wrong, seconds())

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from codesign.boards.package import read_manifest, run_package
+from codesign.boards.running import read_manifest, run_package
 from codesign.commands.common import (
     BitsOption,
     DataOption,

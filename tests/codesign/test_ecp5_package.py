@@ -14,7 +14,8 @@ import pytest
 import typer
 
 from codesign.boards.ecp5 import SYSTEM, build, constraints
-from codesign.boards.package import check_destination, read_manifest, run_package, write_package
+from codesign.boards.package import check_destination, write_package
+from codesign.boards.running import read_manifest, run_package
 from codesign.commands.common import Result
 from codesign.commands.measured import compare_measured
 from codesign.driver.line import MEMORY, Line, SerialMemory, SerialRegisters

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from codesign.boards.package import image_readers, read_manifest, run_package, write_package
+from codesign.boards.package import image_readers, write_package
+from codesign.boards.running import read_manifest, run_package
 from codesign.boards.simulated import SimulatedBuffer, SimulatedRegisters
 from codesign.driver.machine import image_words
 from codesign.integers import IntegerNetwork
