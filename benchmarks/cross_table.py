@@ -227,7 +227,11 @@ def at_loss(options: argparse.Namespace, live: LiveTask, machines: Sequence[Mach
             tests = [test_accuracy(options, live, one) for one in own.values()]
             text += cross(metric, list(own), list(own.values()), tests)
         if own:
+            every = list(dict.fromkeys(one for machine in machines for one in machine.found))
+            best = [one for machine in machines if (one := machine.cheapest(metric, every, lowest))]
+            tests = [test_accuracy(options, live, one) for one in best]
             text += ["Of all policies, whichever machine they were asked for:", pooled(metric, machines, lowest)]
+            text += ["These on all machines, so that all choose from the same:", *cross(metric, machines, best, tests)]
     return text
 
 
