@@ -119,7 +119,8 @@ def build_bitstream(
     """
     options = ("--85k", "--package", board.package, "--speed", str(board.speed), "--lpf", "board.lpf", *PLACER)
     tools = tool_version("yosys"), tool_version("nextpnr-ecp5")
-    key = cache_key(verilog, top, constraints, SCRIPT, *options, *map(str, seeds), *tools)
+    device = board.device.model_dump_json()
+    key = cache_key(verilog, top, constraints, device, SCRIPT, *options, *map(str, seeds), *tools)
     home = cache_directory() / "bitstreams"
     home.mkdir(parents=True, exist_ok=True)
     kept = home / key
