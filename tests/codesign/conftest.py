@@ -1,7 +1,9 @@
-"""Fixtures of the QONNX tests: qonnx's executor, a builder of files."""
+"""Fixtures of the QONNX tests: qonnx's executor, a builder of files; what can be wrong with a package on its board."""
 
+import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,3 +77,29 @@ class QonnxFile:
 def qonnx_file() -> type[QonnxFile]:
     """The class `QonnxFile`."""
     return QonnxFile
+
+
+PACKAGE_FAULTS: dict[str, tuple[Callable[[Path, dict[str, Any]], Any], str]] = {
+    "another bitstream": (
+        lambda package, manifest: manifest.update(rtl_hash="0" * 16),
+        "the register build_hash reads .*: load this",
+    ),
+    "another program": (
+        lambda package, manifest: manifest["program"].update(address=0),
+        "the machine stopped with ILLEGAL_INSTRUCTION",
+    ),
+    "another memory": (
+        lambda package, manifest: (package / "program/memory.bin").write_bytes(b""),
+        "program/memory.bin is not the file that was",
+    ),
+}
+
+
+@pytest.fixture(params=PACKAGE_FAULTS)
+def complaint(request: pytest.FixtureRequest, copy: Path) -> str:
+    """How a driver's complaint begins, after the fixture `copy` of the test's module, a package, was spoiled."""
+    change, sentence = PACKAGE_FAULTS[request.param]
+    manifest = json.loads((copy / "manifest.json").read_text())
+    change(copy, manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return sentence

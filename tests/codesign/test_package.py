@@ -162,26 +162,9 @@ def test_the_drivers_own_code_runs_a_resnet_of_mixed_widths(tmp_path: Path, monk
     assert "10 of 10 images have the expected scores" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda package, manifest: manifest.update(rtl_hash="0" * 16), "the register build_hash reads .*: load this"),
-        (
-            lambda package, manifest: manifest["program"].update(address=0),
-            "the machine stopped with ILLEGAL_INSTRUCTION",
-        ),
-        (
-            lambda package, _: (package / "program/memory.bin").write_bytes(b""),
-            "program/memory.bin is not the file that was",
-        ),
-    ],
-)
-def test_the_driver_says_what_is_wrong(copy: Path, monkeypatch, capsys, change, sentence: str) -> None:
-    manifest = json.loads((copy / "manifest.json").read_text())
-    change(copy, manifest)
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+def test_the_driver_says_what_is_wrong(copy: Path, monkeypatch, capsys, complaint: str) -> None:
     assert run_driver(copy, monkeypatch) == 2
-    assert re.search(f"^error: {sentence}", capsys.readouterr().err)
+    assert re.search(f"^error: {complaint}", capsys.readouterr().err)
 
 
 def test_simulated_registers_answer_as_the_bus_does(package: Path) -> None:
