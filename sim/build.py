@@ -114,8 +114,15 @@ def _compile(work: Path, verilog: str, options: list[str], main: str, waves: str
     verilate(work / "build", [*options, "-LDFLAGS", link], [main, *map(str, BENCH_SOURCES), str(engine)], waves)
 
 
-def verilate(build: Path, options: list[str], sources: list[str], waves: str = "") -> None:
+def verilate(
+    build: Path, options: list[str], sources: list[str], waves: str = "", compiler_flags: str = COMPILER_FLAGS
+) -> None:
     """Compile Verilog and C++ ``sources`` in the folder ``build``; the executable is named by the option ``-o``.
+
+    Parameters
+    ----------
+    compiler_flags:
+        For what runs in every cycle.
 
     Raises
     ------
@@ -135,7 +142,7 @@ def verilate(build: Path, options: list[str], sources: list[str], waves: str = "
             "-f",
             "Vtop.mk",
             f"VM_TRACE={int(bool(waves))}",
-            f"OPT_FAST={COMPILER_FLAGS}",
+            f"OPT_FAST={compiler_flags}",
             "OPT_SLOW=-O0",  # what runs once, a third of the text: it need only compile fast
             *verilator.make_variables,
         ],

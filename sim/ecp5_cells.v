@@ -1,55 +1,51 @@
 // What an ECP5's block RAMs and multipliers do in a placed netlist, as far as Yosys and `sim/multipliers.py` use them. Yosys' own
 // library declares these cells and leaves them empty.
 
-// True dual port with 1, 2, 4, 9 or 18 bits a port, or 36 bits written through A and read through B; no output register,
-// no initial content. Addresses count bits; of 18 and 36 bits, the lowest address bits enable bytes.
+// True dual port with 1, 2, 4, 9 or 18 bits, or 36 bits written through A and read through B; no output register, no initial
+// content. Addresses count bits; of 18 and 36 bits, the lowest address bits enable bytes.
 module codesign_dp16kd #(
     parameter WIDTH_A = 18, parameter WIDTH_B = 18
 ) (
     input clk_a, input clk_b, input en_a, input en_b, input we_a, input we_b, input [13:0] ad_a, input [13:0] ad_b,
-    input [17:0] di_a, input [17:0] di_b, output reg [17:0] do_a, output reg [17:0] do_b
+    input [17:0] di_a, input [17:0] di_b, output [17:0] do_a, output [17:0] do_b
 );
-    reg [8:0] kept [0:2047];
+    localparam BYTES = WIDTH_A < 18 ? 1 : WIDTH_A / 9, PART = WIDTH_A / BYTES;
+    localparam LOW = WIDTH_A < 9 ? WIDTH_A / 2 : WIDTH_A == 9 ? 3 : WIDTH_A == 18 ? 4 : 5;
+    reg [WIDTH_A-1:0] kept [0:(1 << (14 - LOW))-1];
+    reg [WIDTH_A-1:0] read_a, read_b;
+    wire [35:0] data_a = {di_b, di_a}, out = read_b;
+    wire [3:0] bytes_a = BYTES > 1 ? ad_a[3:0] : 4'b1, bytes_b = BYTES > 1 ? ad_b[3:0] : 4'b1;
     integer i;
     generate
-        if (WIDTH_A == 36 && WIDTH_B == 36) begin
-            wire [35:0] data = {di_b, di_a};
-            reg [35:0] read;
-            always @(posedge clk_a) if (en_a && we_a)
-                for (i = 0; i < 4; i = i + 1) if (ad_a[i]) kept[{ad_a[13:5], 2'b00} + i] <= data[9*i +: 9];
-            always @(posedge clk_b) if (en_b)
-                for (i = 0; i < 4; i = i + 1) read[9*i +: 9] <= kept[{ad_b[13:5], 2'b00} + i];
-            always @* {do_b, do_a} = read;
-        end else begin
-            if (WIDTH_A <= 4) begin
-                always @(posedge clk_a) if (en_a) begin
-                    do_a <= kept[ad_a[13:3]] >> ad_a[2:0];
-                    if (we_a)
-                        for (i = 0; i < WIDTH_A; i = i + 1) kept[ad_a[13:3]][ad_a[2:0] + i] <= di_a[i];
-                end
-            end else begin
-                always @(posedge clk_a) if (en_a)
-                    for (i = 0; i < WIDTH_A / 9; i = i + 1) begin
-                        do_a[9*i +: 9] <= kept[(ad_a[13:3] & ~(WIDTH_A / 9 - 1)) + i];
-                        if (we_a && (WIDTH_A == 9 || ad_a[i])) kept[(ad_a[13:3] & ~(WIDTH_A / 9 - 1)) + i] <= di_a[9*i +: 9];
-                    end
-            end
-            if (WIDTH_B <= 4) begin
-                always @(posedge clk_b) if (en_b) begin
-                    do_b <= kept[ad_b[13:3]] >> ad_b[2:0];
-                    if (we_b)
-                        for (i = 0; i < WIDTH_B; i = i + 1) kept[ad_b[13:3]][ad_b[2:0] + i] <= di_b[i];
-                end
-            end else begin
-                always @(posedge clk_b) if (en_b)
-                    for (i = 0; i < WIDTH_B / 9; i = i + 1) begin
-                        do_b[9*i +: 9] <= kept[(ad_b[13:3] & ~(WIDTH_B / 9 - 1)) + i];
-                        if (we_b && (WIDTH_B == 9 || ad_b[i])) kept[(ad_b[13:3] & ~(WIDTH_B / 9 - 1)) + i] <= di_b[9*i +: 9];
-                    end
-            end
-            if (WIDTH_A == 36 || WIDTH_B == 36) $error("a block RAM of widths that are not modelled");
-        end
+        if (WIDTH_A != WIDTH_B) $error("a block RAM of widths that are not modelled");
     endgenerate
+    always @(posedge clk_a) if (en_a) begin
+        read_a <= kept[ad_a[13:LOW]];
+        if (we_a) for (i = 0; i < BYTES; i = i + 1)
+            if (bytes_a[i]) kept[ad_a[13:LOW]][PART*i +: PART] <= data_a[PART*i +: PART];
+    end
+    always @(posedge clk_b) if (en_b) begin
+        read_b <= kept[ad_b[13:LOW]];
+        if (we_b && WIDTH_A != 36) for (i = 0; i < BYTES; i = i + 1)
+            if (bytes_b[i]) kept[ad_b[13:LOW]][PART*i +: PART] <= di_b[PART*i +: PART];
+    end
+    assign do_a = WIDTH_A == 36 ? out[17:0] : read_a, do_b = WIDTH_A == 36 ? out[35:18] : read_b;
+endmodule
+
+// 16 words of 4 bits in LUTs, as Yosys' own, which `flatten` makes single bits of.
+module TRELLIS_DPR16X4 #(
+    parameter WCKMUX = "WCK", parameter WREMUX = "WRE", parameter [63:0] INITVAL = 0
+) (
+    input [3:0] DI, input [3:0] WAD, input WRE, input WCK, input [3:0] RAD, output [3:0] DO
+);
+    reg [3:0] kept [0:15];
+    integer i;
+    initial for (i = 0; i < 16; i = i + 1) kept[i] = INITVAL[4*i +: 4];
+    generate
+        if (WCKMUX != "WCK" || WREMUX != "WRE") $error("a LUT memory of a mode that is not modelled");
+    endgenerate
+    always @(posedge WCK) if (WRE) kept[WAD] <= DI;
+    assign DO = kept[RAD];
 endmodule
 
 // 18 x 18 bits, each signed or not; a register before either operand and one behind the product, where there is one.

@@ -9,7 +9,7 @@ from typing import Self
 
 from hardware.errors import InputError
 from hardware.files import check_writable
-from sim.build import MACHINE_OPTIONS, WAVE_OPTIONS, kept_build, verilate
+from sim.build import COMPILER_FLAGS, MACHINE_OPTIONS, WAVE_OPTIONS, kept_build, verilate
 
 HERE = Path(__file__).parent
 MAIN = HERE / "serial_line.cpp"
@@ -33,6 +33,8 @@ class SimulatedLine:
         Simulated seconds that `read` waits.
     waves:
         A wave file to write, ``.vcd`` or ``.fst``.
+    compiler_flags:
+        For the simulator.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class SimulatedLine:
         clock_mhz: float,
         timeout: float = 1.0,
         waves: Path | None = None,
+        compiler_flags: str = COMPILER_FLAGS,
     ) -> None:
         self.timeout, self.cycles, self._clock_mhz = timeout, 0, clock_mhz
         suffix = waves.suffix if waves else ""
@@ -56,8 +59,9 @@ class SimulatedLine:
             if suffix not in WAVES:
                 raise InputError(f"waves go to a .vcd or .fst file, got {waves}: give it one of these endings.")
         options = [*MACHINE_OPTIONS, "--top-module", top, "-o", "serial_line", *WAVE_OPTIONS[suffix]]
-        parts = (verilog, MAIN.read_text(), *options)
-        executable = kept_build("serial_line", parts, partial(_compile, verilog=verilog, options=options, waves=suffix))
+        parts = (verilog, MAIN.read_text(), *options, compiler_flags)
+        compile_it = partial(_compile, verilog=verilog, options=options, waves=suffix, compiler_flags=compiler_flags)
+        executable = kept_build("serial_line", parts, compile_it)
         command = [str(executable), str(round(256 * cycles_per_bit)), str(waves.absolute() if waves else "")]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -114,6 +118,6 @@ class SimulatedLine:
         return data
 
 
-def _compile(work: Path, verilog: str, options: list[str], waves: str) -> None:
+def _compile(work: Path, verilog: str, options: list[str], waves: str, compiler_flags: str) -> None:
     (work / "system.v").write_text(verilog)
-    verilate(work / "build", options, [str(MAIN), str(work / "system.v")], waves)
+    verilate(work / "build", options, [str(MAIN), str(work / "system.v")], waves, compiler_flags)

@@ -17,6 +17,8 @@ from codesign.driver.line import Line, SerialMemory, SerialRegisters
 from codesign.driver.machine import Machine, SharedMemory
 from hardware.accelerator import Accelerator
 from hardware.errors import InputError
+from sim.build import COMPILER_FLAGS
+from sim.ecp5_netlist import COMPILER_FLAGS as FLAGS_FOR_CELLS
 from sim.ecp5_netlist import netlist_verilog
 from sim.serial_line import PLL_MODEL, SimulatedLine
 
@@ -80,7 +82,7 @@ def run_package(directory: Path, waves: Path | None = None, netlist: bool = Fals
         if NETLIST not in manifest["sha256"]:
             raise InputError(f"{directory} holds no {NETLIST}: export it for an ECP5 board with --bitstream.")
         cells = gzip.decompress((directory / NETLIST).read_bytes()).decode()
-        return _run_over_line(directory, manifest, netlist_verilog(cells, manifest["top"]), waves)
+        return _run_over_line(directory, manifest, netlist_verilog(cells, manifest["top"]), waves, FLAGS_FOR_CELLS)
     if "line" in manifest:
         return _run_over_line(directory, manifest, verilog + PLL_MODEL.read_text(encoding="utf-8"), waves)
     memory = SimulatedBuffer.of(manifest["program"]["memory_words"])
@@ -89,11 +91,14 @@ def run_package(directory: Path, waves: Path | None = None, netlist: bool = Fals
     return _run_images(directory, machine, lambda: registers.seconds)
 
 
-def _run_over_line(directory: Path, manifest: dict[str, Any], verilog: str, waves: Path | None) -> PackageRun:
+def _run_over_line(
+    directory: Path, manifest: dict[str, Any], verilog: str, waves: Path | None, flags: str = COMPILER_FLAGS
+) -> PackageRun:
     """With the driver for the serial line, at its real rate; memory is not read back after it was written."""
     line = manifest["line"]
     cycles_per_bit = line["clock_mhz"] * 1e6 / line["baud"]
-    with SimulatedLine(verilog, manifest["top"], cycles_per_bit, line["clock_mhz"], waves=waves) as port:
+    top, clock_mhz = manifest["top"], line["clock_mhz"]
+    with SimulatedLine(verilog, top, cycles_per_bit, clock_mhz, waves=waves, compiler_flags=flags) as port:
         begin = time.perf_counter()
         ends = Line(port)
         machine = Machine(directory, SerialRegisters(ends), SerialMemory(ends, line["memory_words"], verify=False), 0)
