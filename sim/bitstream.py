@@ -1,5 +1,6 @@
 """A bitstream for an ECP5 from Verilog: Yosys, nextpnr and ecppack, all from PyPI."""
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+import sim.multipliers
 from hardware.board import Ecp5Board
 from hardware.errors import InputError
 from hardware.files import cache_directory, replacing_directory
@@ -121,7 +123,7 @@ def build_bitstream(
         A tool failed, the design does not fit, or no placement met the clock: nothing is kept then.
     """
     options = ("--85k", "--package", board.package, "--speed", str(board.speed), "--lpf", "board.lpf", *PLACER)
-    tools = tool_version("yosys"), tool_version("nextpnr-ecp5")
+    tools = tool_version("yosys"), tool_version("nextpnr-ecp5"), inspect.getsource(sim.multipliers)
     device = board.device.model_dump_json()
     key = cache_key(verilog, top, constraints, device, SCRIPT, *options, *map(str, seeds), *tools)
     home = cache_directory() / "bitstreams"
