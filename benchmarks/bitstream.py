@@ -65,6 +65,7 @@ def main() -> None:
                         "cycles": f"{max(run.rtl_cycles):,}",
                         "model": f"{manifest['cycles']:,}",
                         "ms at the board's clock": f"{manifest['cycles'] / accelerator.clock_mhz / 1e3:.2f}",
+                        "cycles simulated": f"{run.simulated_cycles:,}",
                         "seconds to simulate": f"{run.seconds:.0f}",
                     }
                 )

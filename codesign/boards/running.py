@@ -4,7 +4,8 @@ import gzip
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ NEEDED = ("driver/registers.json", "program/memory.bin", "selftest/images.npy", 
 
 @dataclass(frozen=True)
 class PackageRun:
-    """A package, run again: images, cycles of each, class scores that differ, the simulator's seconds."""
+    """A package, run again: images, the network's cycles for each, class scores that differ; what was simulated."""
 
     images: int
     rtl_cycles: list[int]
     mismatches: int
     seconds: float
+    simulated_cycles: int
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -60,13 +62,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def run_package(directory: Path, waves: Path | None = None, netlist: bool = False) -> PackageRun:
+def run_package(
+    directory: Path,
+    waves: Path | None = None,
+    netlist: bool = False,
+    progress: Callable[[int], None] = lambda images: None,
+) -> PackageRun:
     """Run a package's images with its driver on its own Verilog.
 
     Parameters
     ----------
     netlist:
         On the cells of its bitstream instead.
+    progress:
+        Called with the number of images that are done.
 
     Raises
     ------
@@ -76,37 +85,44 @@ def run_package(directory: Path, waves: Path | None = None, netlist: bool = Fals
         The machine stopped with an error.
     """
     manifest = read_manifest(directory)
-    accelerator = Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
-    verilog = (directory / "rtl" / f"{manifest['top']}.v").read_text(encoding="utf-8")
+    images, expected = (np.load(directory / f"selftest/{name}.npy") for name in ("images", "scores"))
+    runs = []
+    with _simulated(directory, manifest, waves, netlist) as (machine, spent):
+        for image in images:
+            runs.append(machine.run(image, seconds=float("inf")))
+            progress(len(runs))
+        seconds, cycles = spent()
+    wrong = sum(int((run.scores != scores).sum()) for run, scores in zip(runs, expected, strict=True))
+    rtl_cycles = [run.cycles for run in runs]
+    return PackageRun(len(runs), rtl_cycles, wrong, seconds, cycles or sum(rtl_cycles))
+
+
+@contextmanager
+def _simulated(
+    directory: Path, manifest: dict[str, Any], waves: Path | None, netlist: bool
+) -> Iterator[tuple[Machine, Callable[[], tuple[float, int]]]]:
+    """The package's driver with its simulated machine; the simulator's seconds so far and cycles, if counted.
+
+    A serial line has its real rate; memory is not read back after it was written.
+    """
+    verilog, flags = (directory / "rtl" / f"{manifest['top']}.v").read_text(encoding="utf-8"), COMPILER_FLAGS
     if netlist:
         if NETLIST not in manifest["sha256"]:
             raise InputError(f"{directory} holds no {NETLIST}: export it for an ECP5 board with --bitstream.")
         cells = gzip.decompress((directory / NETLIST).read_bytes()).decode()
-        return _run_over_line(directory, manifest, netlist_verilog(cells, manifest["top"]), waves, FLAGS_FOR_CELLS)
-    if "line" in manifest:
-        return _run_over_line(directory, manifest, verilog + PLL_MODEL.read_text(encoding="utf-8"), waves)
-    memory = SimulatedBuffer.of(manifest["program"]["memory_words"])
-    registers = SimulatedRegisters(accelerator, verilog, memory, 4 * manifest["cycles"] + 100_000, waves)
-    machine = Machine(directory, registers, SharedMemory(memory), memory.device_address)
-    return _run_images(directory, machine, lambda: registers.seconds)
-
-
-def _run_over_line(
-    directory: Path, manifest: dict[str, Any], verilog: str, waves: Path | None, flags: str = COMPILER_FLAGS
-) -> PackageRun:
-    """With the driver for the serial line, at its real rate; memory is not read back after it was written."""
-    line = manifest["line"]
+        verilog, flags = netlist_verilog(cells, manifest["top"]), FLAGS_FOR_CELLS
+    if "line" not in manifest:
+        accelerator = Accelerator.from_mapping(manifest["accelerator"], str(directory / "manifest.json"))
+        memory = SimulatedBuffer.of(manifest["program"]["memory_words"])
+        registers = SimulatedRegisters(accelerator, verilog, memory, 4 * manifest["cycles"] + 100_000, waves)
+        yield Machine(directory, registers, SharedMemory(memory), memory.device_address), lambda: (registers.seconds, 0)
+        return
+    line, top = manifest["line"], manifest["top"]
     cycles_per_bit = line["clock_mhz"] * 1e6 / line["baud"]
-    top, clock_mhz = manifest["top"], line["clock_mhz"]
-    with SimulatedLine(verilog, top, cycles_per_bit, clock_mhz, waves=waves, compiler_flags=flags) as port:
+    if not netlist:
+        verilog += PLL_MODEL.read_text(encoding="utf-8")
+    with SimulatedLine(verilog, top, cycles_per_bit, line["clock_mhz"], waves=waves, compiler_flags=flags) as port:
         begin = time.perf_counter()
         ends = Line(port)
-        machine = Machine(directory, SerialRegisters(ends), SerialMemory(ends, line["memory_words"], verify=False), 0)
-        return _run_images(directory, machine, lambda: time.perf_counter() - begin)
-
-
-def _run_images(directory: Path, machine: Machine, seconds: Callable[[], float]) -> PackageRun:
-    images, expected = (np.load(directory / f"selftest/{name}.npy") for name in ("images", "scores"))
-    runs = [machine.run(image, seconds=float("inf")) for image in images]
-    wrong = sum(int((run.scores != scores).sum()) for run, scores in zip(runs, expected, strict=True))
-    return PackageRun(len(runs), [run.cycles for run in runs], wrong, seconds())
+        words = SerialMemory(ends, line["memory_words"], verify=False)
+        yield Machine(directory, SerialRegisters(ends), words, 0), lambda: (time.perf_counter() - begin, port.cycles)

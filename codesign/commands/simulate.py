@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from codesign.boards.running import read_manifest, run_package
@@ -112,7 +113,9 @@ def command(
 def _simulate_package(package: Path, waves: Path | None, netlist: bool, result: Result) -> None:
     manifest = read_manifest(package)
     accelerator = Accelerator.from_mapping(manifest["accelerator"], str(package))
-    run = run_package(package, waves, netlist)
+    of = "its bitstream's cells" if netlist else "its own Verilog"
+    with progress_bar(f"images on {of}", len(np.load(package / "selftest/scores.npy"))) as progress:
+        run = run_package(package, waves, netlist, progress)
     report: dict[str, Any] = {
         "layers": [
             {
@@ -128,12 +131,12 @@ def _simulate_package(package: Path, waves: Path | None, netlist: bool, result: 
         "rtl_cycles": max(run.rtl_cycles, key=lambda cycles: abs(cycles - manifest["cycles"])),
         "model_cycles": manifest["cycles"],
         "mismatches": run.mismatches,
-        "cycles_per_second": sum(run.rtl_cycles) / run.seconds,
+        "cycles_per_second": run.simulated_cycles / run.seconds,
         "instructions": manifest["program"]["instructions"],
         "scores": run.images * manifest["program"]["scores"],
         "score_mismatches": run.mismatches,
     }
-    _print_layers(f"package {package}: {manifest['network']} on its own Verilog", report)
+    _print_layers(f"package {package}: {manifest['network']} on {of}", report)
     values = {
         "rtl_hash": manifest["rtl_hash"],
         "network": manifest["network"],
