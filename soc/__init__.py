@@ -1,1 +1,1 @@
-"""A whole FPGA around a machine, for boards without a processor: memory on the chip, a serial line to the host."""
+"""All that an FPGA needs around the machine: memory, serial line and clock, or the way to a processor beside it."""

@@ -14,6 +14,29 @@ RESET_CYCLES = 32
 """Longer than the machine needs, see `rtl.accelerator.Machine`."""
 
 
+def held_reset(m: Module, clock: Signal, ready: Signal) -> Signal:
+    """A reset, high until `RESET_CYCLES` after ``ready``, which needs no clock; the module gets a domain `started`."""
+    m.domains.started = ClockDomain(local=True, reset_less=True)
+    steady = Signal(2)
+    waited = Signal(range(RESET_CYCLES + 1))
+    reset = Signal(init=1)
+    m.d.started += [steady.eq(Cat(ready, steady)), reset.eq(waited != RESET_CYCLES)]
+    with m.If(~steady[-1]):
+        m.d.started += waited.eq(0)
+    with m.Elif(waited != RESET_CYCLES):
+        m.d.started += waited.eq(waited + 1)
+    m.d.comb += ClockSignal("started").eq(clock)
+    return reset
+
+
+def join(m: Module, machine: Machine, prefix: str, bus) -> None:
+    """The machine's flat pins and a bus."""
+    for name in bus.signature.members:
+        flat, other = f"{prefix}_{name}", getattr(bus, name)
+        pin = getattr(machine, flat)
+        m.d.comb += other.eq(pin) if machine.signature.members[flat].flow is Out else pin.eq(other)
+
+
 class System(Component):
     """Machine, memory and serial line on one clock.
 
@@ -40,8 +63,8 @@ class System(Component):
         m.submodules.transmitter = transmitter = UartTransmitter(self._cycles)
         m.submodules.bridge = bridge = Bridge()
         for slave in (memory.read, memory.write):
-            self._join(m, machine, "m_axi_0", slave)
-        self._join(m, machine, "s_axi", bridge.registers)
+            join(m, machine, "m_axi_0", slave)
+        join(m, machine, "s_axi", bridge.registers)
         connect(m, receiver.byte, bridge.received)
         connect(m, bridge.send, transmitter.byte)
         connect(m, bridge.memory, memory.side)
@@ -51,13 +74,6 @@ class System(Component):
             bridge.overrun.eq(receiver.overrun),
         ]
         return m
-
-    def _join(self, m: Module, machine: Machine, prefix: str, bus) -> None:
-        """The machine's flat pins and a bus."""
-        for name in bus.signature.members:
-            flat, other = f"{prefix}_{name}", getattr(bus, name)
-            pin = getattr(machine, flat)
-            m.d.comb += other.eq(pin) if machine.signature.members[flat].flow is Out else pin.eq(other)
 
 
 class Ecp5System(Component):
@@ -79,19 +95,10 @@ class Ecp5System(Component):
         m = Module()
         clock, locked = Signal(), Signal()
         m.submodules.pll = self._pll.instance(self.clock, clock, locked, self._mhz)
-        m.domains.started = ClockDomain(local=True, reset_less=True)
         m.domains.sync = ClockDomain(local=True)
-        steady = Signal(2)
-        waited = Signal(range(RESET_CYCLES + 1))
-        reset = Signal(init=1)
-        m.d.started += [steady.eq(Cat(locked, steady)), reset.eq(waited != RESET_CYCLES)]
-        with m.If(~steady[-1]):
-            m.d.started += waited.eq(0)
-        with m.Elif(waited != RESET_CYCLES):
-            m.d.started += waited.eq(waited + 1)
+        reset = held_reset(m, clock, locked)
         m.submodules.system = self._system
         m.d.comb += [
-            ClockSignal("started").eq(clock),
             ClockSignal("sync").eq(clock),
             ResetSignal("sync").eq(reset),
             self._system.rx.eq(self.rx),

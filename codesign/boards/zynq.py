@@ -1,30 +1,38 @@
-"""A Zynq board: the machine beside a processor that shares its memory, built by Vivado, driven by PYNQ."""
+"""A Zynq board: the machine beside a processor that shares its memory, built by Vivado or openXC7, driven by PYNQ."""
 
 import re
+
+from amaranth.back import verilog as amaranth_verilog
 
 from codesign.boards.flow import DRIVER, Flow
 from codesign.templates import filled
 from hardware.accelerator import Accelerator
 from hardware.board import ZynqBoard
 from rtl.verilog import TOP, engine_verilog, rtl_hash
+from soc.zynq import ZynqSystem
 
 WRAPPER = "codesign_machine"
 """The machine with its interfaces named, for block designs."""
+SYSTEM = "codesign_zynq"
+"""Processing system and machine, top module of a bitstream without a block design."""
 PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);$", re.MULTILINE)
 
 
 def zynq_flow(accelerator: Accelerator, board: ZynqBoard) -> Flow:
-    """Verilog of the machine, Vivado's scripts, the driver for PYNQ."""
+    """Verilog of the machine, Vivado's scripts, a Makefile for openXC7, the driver for PYNQ."""
     verilog, build = engine_verilog(accelerator), f"codesign_{rtl_hash(accelerator)}"
     return Flow(
         {
             f"rtl/{TOP}.v": verilog.encode(),
             "driver/zynq.py": (DRIVER / "zynq.py").read_bytes(),
             **{f"vivado/{name}": content for name, content in vivado_files(accelerator, board, verilog, build).items()},
+            **{f"openxc7/{name}": content for name, content in openxc7_files(accelerator, board, build).items()},
         },
         top=TOP,
         bitstream=f"vivado/{build}.bit",
-        notes=filled("zynq.md", {"part": board.vendor_part, "clock_mhz": f"{accelerator.clock_mhz:g}"}).decode(),
+        notes=filled(
+            "zynq.md", {"part": board.vendor_part, "clock_mhz": f"{accelerator.clock_mhz:g}", "name": build}
+        ).decode(),
     )
 
 
@@ -52,6 +60,21 @@ def vivado_files(accelerator: Accelerator, board: ZynqBoard, verilog: str, build
     }
     files = {name: filled(name, values) for name in ("build.tcl", "clock.xdc", "package_ip.tcl", "project.tcl")}
     return files | {f"{WRAPPER}.v": wrapper_verilog(accelerator, verilog).encode()}
+
+
+def openxc7_files(accelerator: Accelerator, board: ZynqBoard, build: str) -> dict[str, bytes]:
+    """A Makefile and Verilog of all that is on the FPGA, by their names in ``openxc7/``."""
+    values = {
+        "name": build,
+        "board": board.name,
+        "part": board.vendor_part,
+        "body": board.vendor_part.removeprefix("xc7z020").partition("-")[0],
+        "top": SYSTEM,
+        "clock_mhz": f"{accelerator.clock_mhz:g}",
+    }
+    system = ZynqSystem(accelerator, int(rtl_hash(accelerator), 16))
+    text = amaranth_verilog.convert(system, name=SYSTEM, emit_src=False, strip_internal_attrs=True)
+    return {"Makefile": filled("openxc7.mk", values), f"{SYSTEM}.v": str(text).encode()}
 
 
 def wrapper_verilog(accelerator: Accelerator, verilog: str) -> str:

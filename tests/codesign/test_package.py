@@ -122,11 +122,18 @@ def simulated_pynq(package: Path, cycles: int, accelerator: Accelerator = TINY) 
         assert (address, length) == tuple(cell.values())
         return SimulatedRegisters(accelerator, (package / f"rtl/{TOP}.v").read_text(), memory, 10 * cycles)
 
+    def bitstream(path: str) -> SimpleNamespace:
+        assert path == "openxc7/some.bit"
+        return SimpleNamespace(download=lambda: loaded.append(path))
+
+    loaded: list[str] = []
     clocks = SimpleNamespace(fclk0_mhz=100.0)
-    return SimpleNamespace(allocate=allocate, Overlay=overlay, MMIO=mmio, Clocks=clocks)
+    return SimpleNamespace(
+        allocate=allocate, Overlay=overlay, MMIO=mmio, Clocks=clocks, Bitstream=bitstream, loaded=loaded
+    )
 
 
-def run_driver(package: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Accelerator = TINY) -> int:
+def run_driver(package: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Accelerator = TINY, *arguments: str) -> int:
     """The package's own driver, unmodified, in a world with PYNQ."""
     manifest = json.loads((package / "manifest.json").read_text())
     monkeypatch.setitem(sys.modules, "pynq", simulated_pynq(package, manifest["cycles"], accelerator))
@@ -134,7 +141,7 @@ def run_driver(package: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Acce
     monkeypatch.syspath_prepend(str(package / "driver"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     try:
-        return runpy.run_path(str(package / "driver/zynq.py"))["main"](package)
+        return runpy.run_path(str(package / "driver/zynq.py"))["main"](package, *arguments)
     finally:
         sys.modules.pop("machine", None)
 
@@ -147,6 +154,26 @@ def test_the_drivers_own_code_runs_on_the_simulated_package(
     assert [run["cycles"] for run in measured["runs"]] == [manifest["cycles"]] * 2
     assert (measured["wrong_images"], measured["rtl_hash"]) == (0, manifest["rtl_hash"])
     assert "2 of 2 images have the expected scores" in capsys.readouterr().out
+
+
+def test_open_tools_get_the_part_and_the_verilog(package: Path) -> None:
+    command = ["make", "-n", "-C", str(package / "openxc7"), "CHIPDB=chips", "PRJXRAY_DB_DIR=rays"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    manifest, part = read_manifest(package), load_board("arty-z7-20").vendor_part
+    steps = [line for line in said.splitlines() if not line.startswith("make")]
+    assert [step.split()[0] for step in steps] == ["yosys", "nextpnr-xilinx", "fasm2frames", "xc7frames2bit"]
+    assert f"--part_file rays/zynq7/{part}/part.yaml --part_name {part}" in steps[-1]
+    assert steps[-1].endswith(Path(manifest["bitstream"]).name)
+    (source,) = re.findall(r"read_verilog (\w+\.v);.* -top (\w+);", steps[0])
+    assert f"\nmodule {source[1]}" in (package / "openxc7" / source[0]).read_text()
+    assert f"64'h{manifest['rtl_hash']}" in (package / "openxc7" / source[0]).read_text()
+
+
+def test_the_driver_loads_a_bitstream_without_a_block_design(copy: Path, monkeypatch) -> None:
+    assert run_driver(copy, monkeypatch, TINY, "openxc7/some.bit") == 0
+    assert sys.modules["pynq"].loaded == ["openxc7/some.bit"]
+    measured = json.loads((copy / "measured.json").read_text())
+    assert measured["clock_mhz"] == sys.modules["pynq"].Clocks.fclk0_mhz == TINY.clock_mhz
 
 
 @pytest.mark.slow
