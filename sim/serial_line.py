@@ -58,7 +58,9 @@ class SimulatedLine:
             check_writable(waves)
             if suffix not in WAVES:
                 raise InputError(f"waves go to a .vcd or .fst file, got {waves}: give it one of these endings.")
-        options = [*MACHINE_OPTIONS, "--top-module", top, "-o", "serial_line", *WAVE_OPTIONS[suffix]]
+        # Models of cells say what they do not model.
+        options = [*MACHINE_OPTIONS, "-Werror-USERERROR", "--top-module", top, "-o", "serial_line"]
+        options += WAVE_OPTIONS[suffix]
         parts = (verilog, MAIN.read_text(), *options, compiler_flags)
         compile_it = partial(_compile, verilog=verilog, options=options, waves=suffix, compiler_flags=compiler_flags)
         executable = kept_build("serial_line", parts, compile_it)

@@ -1,6 +1,6 @@
 """A processor's AXI3 master on the machine's registers: bursts with IDs become single AXI4-Lite accesses."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, ResetSignal, Signal
 from amaranth.lib.wiring import Component, In, Out, Signature
 
 from rtl.axi import BYTE_ADDRESS_BITS
@@ -45,7 +45,7 @@ class LiteBridge(Component):
         busy, asked, left = Signal(), Signal(), Signal(4)
         address, answered = Signal(BYTE_ADDRESS_BITS), Signal()
         m.d.comb += [
-            axi.arready.eq(~busy),
+            axi.arready.eq(~busy & ~ResetSignal()),  # what is taken in reset would never be answered
             lite.arvalid.eq(busy & ~asked),
             lite.araddr.eq(address),
             axi.rvalid.eq(asked & lite.rvalid),
@@ -76,7 +76,7 @@ class LiteBridge(Component):
         ]
         with m.FSM():
             with m.State("ADDRESS"):
-                m.d.comb += axi.awready.eq(1)
+                m.d.comb += axi.awready.eq(~ResetSignal())
                 with m.If(axi.awvalid):
                     m.d.sync += [address.eq(axi.awaddr), axi.bid.eq(axi.awid), response.eq(OKAY)]
                     m.next = "WORD"

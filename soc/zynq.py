@@ -1,10 +1,11 @@
 """The logic of a Zynq-7000 for tools that know no block designs: processing system, machine, nothing else."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, ResetSignal, Signal
-from amaranth.lib.wiring import Component, Out
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, ResetSignal, Shape, Signal
+from amaranth.lib.wiring import Component, In, Out
 
 from hardware.accelerator import Accelerator
 from rtl.accelerator import Machine
+from rtl.axi import axi_read, axi_write
 from soc.lite import PROCESSOR, LiteBridge
 from soc.system import held_reset, join
 
@@ -38,7 +39,7 @@ class ZynqSystem(Component):
         m.submodules.machine = machine = self._machine
         m.submodules.lite = lite = LiteBridge()
         join(m, machine, "s_axi", lite.registers)
-        system = {"o_FCLKCLK": clocks, "o_FCLKRESETN": resets, "i_MAXIGP0ACLK": clock}
+        system = {"o_FCLKCLK": clocks, "o_FCLKRESETN": resets, "i_MAXIGP0ACLK": clock, "i_DDRARB": Const(0, 4)}
         system["i_IRQF2P"] = Cat(machine.interrupt, Const(0, INTERRUPTS - 1))
         for name, member in PROCESSOR.members.items():
             system[f"{_way(member.flow is Out)}_MAXIGP0{name.upper()}"] = getattr(lite.processor, name)
@@ -49,19 +50,19 @@ class ZynqSystem(Component):
 
     def _memory_port(self, prefix: str, port: str, clock: Signal) -> dict:
         """A high-performance port's connections: the machine's port, if it has that one, and else nothing."""
-        pins = {name: one for name, one in self._machine.signature.members.items() if name.startswith(prefix)}
-        if not pins:
+        machine = self._machine.signature.members
+        if f"{prefix}arvalid" not in machine:
             return {}
         found = {f"i_{port}ACLK": clock, f"i_{port}RDISSUECAP1EN": Const(0), f"i_{port}WRISSUECAP1EN": Const(0)}
         for channel in ("AR", "AW"):
             found |= {f"i_{port}{channel}{name}": Const(0, bits) for name, bits in _IDLE.items()}
         found[f"i_{port}WID"] = Const(0, _IDLE["ID"])
-        if f"{prefix}awvalid" not in pins:  # a port that only reads
-            found |= {f"i_{port}{name}": Const(0) for name in ("AWVALID", "WVALID", "BREADY")}
-        for name, member in pins.items():
-            signal = name.removeprefix(prefix)
-            pin = getattr(self._machine, name)
-            found[f"{_way(member.flow is not Out)}_{port}{signal.upper()}"] = pin[: _SMALLER.get(signal[2:], len(pin))]
+        for name, member in (*axi_read().members.items(), *axi_write().members.items()):
+            width = _SMALLER.get(name[2:], Shape.cast(member.shape).width)
+            if f"{prefix}{name}" in machine:
+                found[f"{_way(member.flow is In)}_{port}{name.upper()}"] = getattr(self._machine, prefix + name)[:width]
+            elif member.flow is Out:  # of a port that only reads
+                found[f"i_{port}{name.upper()}"] = Const(0, width)
         return found
 
 

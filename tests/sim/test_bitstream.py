@@ -1,15 +1,18 @@
 """Bitstreams of small designs, and what their cells do."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from codesign.boards.ecp5 import constraints
 from hardware.board import load_board
 from hardware.errors import InputError
+from hardware.files import cache_directory
 from sim.bitstream import Built, build_bitstream
 from sim.ecp5_netlist import netlist_verilog
 from sim.serial_line import SimulatedLine
+from sim.yosys import run_yosys
 
 BOARD = load_board("ulx3s-85f")
 SHAPES = ((1, 1), (2, 1), (4, 1), (9, 1), (18, 2), (36, 4), (8, 1), (64, 8))
@@ -59,6 +62,8 @@ module probe(input clock, input rx, output reg tx, output high);
 endmodule
 """
 
+
+PINS = {"DP16KD": ".CLKA(clock), .CLKB(clock), .DOA0(tx)", "TRELLIS_DPR16X4": ".WCK(clock), .WRE(rx), .DO(tx)"}
 
 SMALL = """
 module probe(input clock, input rx, output reg tx, output high);
@@ -116,3 +121,22 @@ def test_the_models_of_cells_do_what_the_source_says() -> None:
     assert len(said[0]) == 3000
     assert len(set(said[0])) > 100
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        'DP16KD #(.REGMODE_A("OUTREG"))',
+        "DP16KD #(.DATA_WIDTH_A(9), .DATA_WIDTH_B(18))",
+        'TRELLIS_DPR16X4 #(.WCKMUX("INV"))',
+    ],
+)
+def test_a_cell_of_a_mode_that_is_not_modelled_is_refused(cell: str, tmp_path: Path) -> None:
+    instance = f"{cell} cell_({PINS[cell.split()[0]]});"
+    verilog = f"module probe(input clock, input rx, output tx); {instance} endmodule"
+    (tmp_path / "probe.v").write_text(verilog)
+    run_yosys(tmp_path, "read_verilog probe.v; write_json probe.json")
+    cells = netlist_verilog((tmp_path / "probe.json").read_text(), "probe")
+    with pytest.raises(InputError, match="verilator failed"):
+        SimulatedLine(cells, "probe", 8, 50)
+    assert "not modelled" in (cache_directory() / "build-failure.log").read_text()
