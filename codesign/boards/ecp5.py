@@ -13,7 +13,7 @@ from hardware.accelerator import Accelerator
 from hardware.board import Ecp5Board
 from hardware.errors import InputError
 from rtl.verilog import rtl_hash
-from sim.bitstream import Built, build_bitstream
+from sim.bitstream import PLACER, Built, build_bitstream
 from soc.memory import READ_LATENCY, banks_of
 from soc.pll import Pll
 from soc.system import Ecp5System, System
@@ -90,6 +90,7 @@ def ecp5_flow(accelerator: Accelerator, board: Ecp5Board, built: Built | None) -
         "name": bitstream.removeprefix("ecp5/").removesuffix(".bit"),
         "bitstream": bitstream,
         "loader": board.loader,
+        "placer": " ".join(PLACER),
         "package": board.package,
         "speed": str(board.speed),
         "baud": f"{board.baud:,}",

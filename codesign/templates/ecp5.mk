@@ -6,7 +6,7 @@ $name.bit: $name.config
 	ecppack --compress $$< $$@
 
 $name.config: $name.json board.lpf
-	nextpnr-ecp5 --85k --placer static --router router1 --package $package --speed $speed --json $$< --lpf board.lpf --textcfg $$@ --report timing.json
+	nextpnr-ecp5 --85k $placer --package $package --speed $speed --json $$< --lpf board.lpf --textcfg $$@ --report timing.json
 
 $name.json: ../rtl/$top.v
 	yosys -q -p "read_verilog $$<; hierarchy -top $top; rename -hide */w:*[*; synth_ecp5 -top $top -json $$@"
