@@ -30,7 +30,7 @@ from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.files import cache_directory, write_text
 from hardware.operands import Operands
-from hardware.schedule import Output
+from hardware.passes import Output
 from rtl.verilog import rtl_hash
 from sim.coverage import count_hits, coverage_rows
 from sim.job import Job, Stalls

@@ -14,7 +14,8 @@ from codesign.tracing import trace
 from hardware.accelerator import Accelerator, load_accelerator
 from hardware.cycles import layer_cycles
 from hardware.layer import Layer
-from hardware.schedule import Output, schedule
+from hardware.passes import Output
+from hardware.schedule import schedule
 
 
 def bismo_bound(accelerator: Accelerator, bits: int) -> float:

@@ -19,7 +19,8 @@ from hardware.accelerator import Accelerator, load_accelerator
 from hardware.cost import PRICED_OUTPUT, count_events
 from hardware.cycles import layer_cycles
 from hardware.layer import Layer
-from hardware.schedule import Output, schedule
+from hardware.passes import Output
+from hardware.schedule import schedule
 
 V1 = {"bitserial-edge": (1, 96.20, 45.45), "bitserial-cloud": (16, 151.09, 57.49)}
 """MobileNet-V1: batch, and HAQ's milliseconds at 8 and at 4 bits (recalled)."""

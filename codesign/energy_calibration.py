@@ -23,7 +23,8 @@ from hardware.energy import (
 )
 from hardware.errors import InputError
 from hardware.operands import Operands
-from hardware.schedule import Output, Schedule
+from hardware.passes import Output
+from hardware.schedule import Schedule
 from rtl.verilog import gateware_hash
 from sim.activity import REST, Activity, measure_activity
 from sim.job import Job

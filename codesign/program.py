@@ -21,7 +21,8 @@ from hardware.errors import InputError
 from hardware.instruction import VALUE_LANES, encode
 from hardware.kinds import Kind
 from hardware.layer import Layer
-from hardware.schedule import Output, Pass, schedule, value_words, vector_passes
+from hardware.passes import Output, Pass
+from hardware.schedule import schedule, value_words, vector_passes
 
 POISON = 0xDEADBEEF_DEADBEEF
 """What memory holds that the program must write before it reads."""

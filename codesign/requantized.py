@@ -10,7 +10,8 @@ from hardware.accelerator import Accelerator
 from hardware.arithmetic import ACTIVATION_SHIFT, Requantization, to_activations
 from hardware.instruction import INSTRUCTION_WORDS, VALUE_LANES, encode
 from hardware.operands import Operands
-from hardware.schedule import Output, Schedule, schedule, value_words
+from hardware.passes import Output
+from hardware.schedule import Schedule, schedule, value_words
 
 
 @dataclass(frozen=True, eq=False)

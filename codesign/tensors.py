@@ -13,7 +13,7 @@ from hardware.instruction import (
 )
 from hardware.kinds import KINDS, Kind
 from hardware.layer import Layer
-from hardware.schedule import Pass
+from hardware.passes import Pass
 
 ADDRESSES = 1 << 32
 _OPCODES = {"matrix": OPCODE_MATRIX, "sum": OPCODE_SUM, "maximum": OPCODE_MAXIMUM}

@@ -13,7 +13,8 @@ from hardware.errors import InputError
 from hardware.instruction import INSTRUCTION_WORDS
 from hardware.kinds import KINDS
 from hardware.layer import Layer
-from hardware.schedule import MAX_BITS, Output, Pass, Schedule, passes_of_widths
+from hardware.passes import Output, Pass
+from hardware.schedule import MAX_BITS, Schedule, passes_of_widths
 
 PRICED_OUTPUT = Output(plane_bits=MAX_BITS)
 """What a priced layer writes: the widest activations, whatever the next layer wants, so that layers add up."""

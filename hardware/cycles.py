@@ -20,8 +20,9 @@ import numpy as np
 from hardware import timing
 from hardware.accelerator import Memory
 from hardware.instruction import INSTRUCTION_WORDS
+from hardware.passes import Pass
 from hardware.recurrences import Latencies, program_times
-from hardware.schedule import Pass, Schedule
+from hardware.schedule import Schedule
 
 LATENCIES = Latencies(*(getattr(timing, name.upper()) for name in Latencies._fields))
 

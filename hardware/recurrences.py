@@ -57,7 +57,7 @@ class Latencies(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What the recurrences need to know of a `hardware.schedule.Pass`."""
+    """What the recurrences need to know of a `hardware.passes.Pass`."""
 
     matrix: bool
     row_tiles: int

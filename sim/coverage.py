@@ -11,7 +11,8 @@ from itertools import product
 from hardware.accelerator import Accelerator
 from hardware.layer import Layer
 from hardware.operands import Operands
-from hardware.schedule import MAX_BITS, Output, Pass
+from hardware.passes import Output, Pass
+from hardware.schedule import MAX_BITS
 
 WIDTHS = range(1, MAX_BITS + 1)
 WEIGHTS = ("unsigned", "signed", "bipolar")

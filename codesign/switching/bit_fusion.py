@@ -3,7 +3,7 @@
 import numpy as np
 
 from codesign.switching.toggles import ArraySwitching, Nets, Tile, accumulate
-from hardware.schedule import Pass
+from hardware.passes import Pass
 from rtl.fusion_routing import FIFTH, FOURTH, QUADS, SIXTH, SUM_BITS, WORD_BITS, brick_digits, fusion_control
 
 

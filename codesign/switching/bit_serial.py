@@ -3,8 +3,8 @@
 import numpy as np
 
 from codesign.switching.toggles import ArraySwitching, Nets, Tile, accumulate
+from hardware.passes import Pass
 from hardware.planes import plane_pairs
-from hardware.schedule import Pass
 
 
 def _order(work: Pass, weight_bits: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 
 from codesign.switching.toggles import ArraySwitching, Nets, Tile, accumulate
 from hardware.kinds import KINDS
-from hardware.schedule import Pass
+from hardware.passes import Pass
 
 PLANES = KINDS["serial_weight"].planes
 

@@ -20,7 +20,8 @@ from codesign.tensors import activation_words, row_tile_words
 from hardware.cost import column_words, words_read
 from hardware.kinds import KINDS, Kind
 from hardware.operands import Operands
-from hardware.schedule import Pass, Schedule
+from hardware.passes import Pass
+from hardware.schedule import Schedule
 
 SWITCHING = {"bit_serial": BIT_SERIAL, "serial_weight": SERIAL_WEIGHT, "bit_fusion": BIT_FUSION}
 """By kind of array."""

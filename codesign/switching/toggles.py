@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware.schedule import Pass
+from hardware.passes import Pass
 
 
 @dataclass(frozen=True, eq=False)

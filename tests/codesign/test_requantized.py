@@ -14,7 +14,7 @@ from hardware.errors import InputError
 from hardware.instruction import SEGMENTS
 from hardware.layer import Layer
 from hardware.operands import Operands
-from hardware.schedule import Output
+from hardware.passes import Output
 from sim.job import Job, Stalls
 from sim.reference import reference_sums
 from sim.run import simulate_jobs

@@ -12,8 +12,9 @@ from codesign.switching.streams import SWITCHING, layer_switching
 from codesign.switching.toggles import accumulate
 from hardware.layer import Layer
 from hardware.operands import Operands
+from hardware.passes import Output
 from hardware.planes import plane_pairs
-from hardware.schedule import Output, Schedule, schedule, vector_passes
+from hardware.schedule import Schedule, schedule, vector_passes
 from policies.quantizers import levels, quantize_weights, weight_scales
 
 BY_KIND = dict(SWITCHING)

@@ -12,7 +12,8 @@ from hardware.accelerator import load_accelerator
 from hardware.instruction import FIELDS, OPCODE_MATRIX, OPCODE_MAXIMUM, OPCODE_SUM, encode
 from hardware.kinds import KINDS
 from hardware.layer import Layer
-from hardware.schedule import Output, schedule, vector_passes
+from hardware.passes import Output
+from hardware.schedule import schedule, vector_passes
 
 
 def test_addresses_of_pixels_count_the_border(tiny):

@@ -13,7 +13,8 @@ from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.instruction import INSTRUCTION_WORDS
 from hardware.layer import Layer
-from hardware.schedule import Output, Pass, schedule, vector_passes
+from hardware.passes import Output, Pass
+from hardware.schedule import schedule, vector_passes
 
 PRICED = Output(plane_bits=8)  # what the documentation says a priced layer writes
 LINEAR = Layer("fc", "linear", in_channels=300, out_channels=10, images=6)

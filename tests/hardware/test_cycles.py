@@ -13,8 +13,9 @@ from hardware.accelerator import Memory
 from hardware.cycles import layer_cycles, pass_cycles, program_cycles, programs_cycles
 from hardware.instruction import INSTRUCTION_WORDS
 from hardware.layer import Layer
+from hardware.passes import Output
 from hardware.recurrences import make_ring, release, take
-from hardware.schedule import Output, schedule, vector_passes
+from hardware.schedule import schedule, vector_passes
 
 LINEAR = Layer("fc", "linear", in_channels=64, out_channels=2)
 SUMS, VALUES, PLANES, BOTH = Output(sums=True), Output(values=True), Output(plane_bits=3), Output(False, True, 2)

@@ -11,7 +11,8 @@ from hardware.errors import InputError
 from hardware.kernel_wise import histogram
 from hardware.layer import Layer
 from hardware.oracle import Oracle, read_table, total_cost, write_table
-from hardware.schedule import Output, schedule
+from hardware.passes import Output
+from hardware.schedule import schedule
 
 PRICED = Output(plane_bits=8)
 LAYERS = [

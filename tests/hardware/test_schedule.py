@@ -12,15 +12,8 @@ from hardware.cycles import layer_cycles
 from hardware.errors import InputError
 from hardware.instruction import SEGMENTS
 from hardware.layer import Layer
-from hardware.schedule import (
-    RESIDENT_GROUP,
-    Output,
-    Pass,
-    passes_of_widths,
-    schedule,
-    value_words,
-    vector_passes,
-)
+from hardware.passes import Output, Pass
+from hardware.schedule import RESIDENT_GROUP, passes_of_widths, schedule, value_words, vector_passes
 
 LINEAR = Layer("fc", "linear", in_channels=100, out_channels=5, images=7)
 DEPTHWISE = Layer("dw", "conv", 140, 140, 5, 4, kernel=(3, 2), groups=140)

@@ -9,7 +9,8 @@ from hardware.cycles import program_cycles
 from hardware.instruction import ERROR_NONE, encode
 from hardware.kinds import KINDS
 from hardware.layer import Layer
-from hardware.schedule import Output, schedule, vector_passes
+from hardware.passes import Output
+from hardware.schedule import schedule, vector_passes
 from sim.reference import integer_convolution
 
 

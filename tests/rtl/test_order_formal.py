@@ -14,7 +14,8 @@ from hardware.accelerator import load_accelerator
 from hardware.errors import InputError
 from hardware.instruction import OPCODE_MATRIX, OPCODE_SUM
 from hardware.layer import Layer
-from hardware.schedule import RAW_SUMS, Output, schedule
+from hardware.passes import RAW_SUMS, Output
+from hardware.schedule import schedule
 from sim.properties import FreeInstruction, past
 from sim.reach import reach
 from sim.stand_ins import SETTLED, mutant_of

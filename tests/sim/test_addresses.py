@@ -12,8 +12,8 @@ from hardware.cycles import layer_cycles
 from hardware.instruction import FIELDS, INSTRUCTION_WORDS, encode
 from hardware.layer import Layer
 from hardware.operands import Operands
+from hardware.passes import Output
 from hardware.registers import ErrorCode
-from hardware.schedule import Output
 from sim.job import Job
 from sim.reference import reference_sums
 from sim.run import simulate_jobs

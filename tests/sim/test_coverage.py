@@ -9,7 +9,8 @@ from codesign.sampling import Numbers, random_operands
 from hardware.accelerator import Accelerator
 from hardware.layer import Layer
 from hardware.operands import Operands
-from hardware.schedule import Output, schedule
+from hardware.passes import Output
+from hardware.schedule import schedule
 from sim.coverage import ACTIVATIONS, NUMBERS, TAILS, WEIGHTS, bins, count_hits, coverage_rows, hits
 
 

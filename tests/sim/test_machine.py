@@ -12,7 +12,8 @@ from hardware.accelerator import Accelerator, Memory, load_accelerator
 from hardware.cycles import LATENCIES
 from hardware.layer import Layer
 from hardware.operands import Operands
-from hardware.schedule import Pass, schedule
+from hardware.passes import Pass
+from hardware.schedule import schedule
 from sim.reference import reference_sums
 
 MEMORIES = [(0, 1), (1, 1), (0, 7), (200, 1), (33, 3), (1000, 64)]  # latency, cycles per word
