@@ -19,7 +19,7 @@ import pandas as pd
 from common import add_options, markdown, write_report
 
 from codesign.commands.common import progress_bar
-from codesign.compare import EVALUATIONS, SETTINGS, Evaluations, check_comparison, compare
+from codesign.compare import EVALUATIONS, RUNS, SETTINGS, Evaluations, check_comparison, compare
 from codesign.energy import machine_energy
 from codesign.gradient_agents import make_live_agent
 from codesign.records import read_records
@@ -141,7 +141,10 @@ def search(
     make = partial(make_live_agent, evaluator=live.evaluator)
     with progress_bar(folder.name, len(options.agents) * options.seeds * most) as bar:
         compare(live.task, options.agents, seeds, most, folder, settings, True, progress=bar, make=make)
-    return [Found(record["bits"], record["accuracy"]) for record in read_records(folder / EVALUATIONS)]
+    evaluations, runs = (read_records(folder / name) for name in (EVALUATIONS, RUNS))
+    mine = [run for run in runs if run["agent"] in options.agents and run["seed"] in seeds]  # others may lie there, too
+    asked = sorted({number for run in mine for number in run["policies"]})
+    return [Found(evaluations[number]["bits"], evaluations[number]["accuracy"]) for number in asked]
 
 
 def cross(metric: str, machines: Sequence[Machine], chosen: Sequence[Found], tests: Sequence[float]) -> list[str]:
