@@ -13,11 +13,11 @@ from typing import Any
 
 from filelock import FileLock
 
-import sim.multipliers
+import sim.packing
 from hardware.board import Ecp5Board
 from hardware.errors import InputError
 from hardware.files import cache_directory, replacing_directory
-from sim.multipliers import pack_registers
+from sim.packing import pack_registers
 from sim.place import DEVICE, critical_path, run_nextpnr
 from sim.synthesis import SCRIPTS, WRITE_STATISTICS, cache_key, cell_counts, resources, tool_version
 from sim.yosys import run_yosys
@@ -133,7 +133,7 @@ def build_bitstream(
         "--timing-allow-fail",
         *PLACER,
     )
-    tools = tool_version("yosys"), tool_version("nextpnr-ecp5"), inspect.getsource(sim.multipliers)
+    tools = tool_version("yosys"), tool_version("nextpnr-ecp5"), inspect.getsource(sim.packing)
     device = board.device.model_dump_json()
     key = cache_key(verilog, top, constraints, device, SCRIPT, *options, *map(str, seeds), *tools)
     home = cache_directory() / "bitstreams"

@@ -64,10 +64,11 @@ def _pins(name: str, bits: int) -> list[str]:
 
 def _cells() -> str:
     """The vendor's cells around ours: buses are single pins there; parameters that are not modelled must be as here."""
-    fixed = {"REGMODE_A": "NOREG", "REGMODE_B": "NOREG", "CSDECODE_A": "0b000", "CSDECODE_B": "0b000"}
+    fixed = {"CSDECODE_A": "0b000", "CSDECODE_B": "0b000"}
+    registers = {"REGMODE_A": "NOREG", "REGMODE_B": "NOREG"}
     free = ("RESETMODE", "ASYNC_RESET_RELEASE", "WRITEMODE_A", "WRITEMODE_B", "GSR", "CLKAMUX", "CLKBMUX")
     rows = [f"INITVAL_{row:02X}" for row in range(64)]
-    parameters = [f'parameter {name} = "{value}"' for name, value in fixed.items()]
+    parameters = [f'parameter {name} = "{value}"' for name, value in (fixed | registers).items()]
     parameters += [f'parameter {name} = ""' for name in free] + [f"parameter {name} = 0" for name in rows]
     inputs, outputs, ports = [], [], []
     for side in "AB":
@@ -75,16 +76,18 @@ def _cells() -> str:
         inputs += [f"{pin}{side}" for pin in ("CE", "OCE", "CLK", "WE", "RST")] + _pins(f"CS{side}", 3)
         outputs += _pins(f"DO{side}", 18)
         low = side.lower()
-        ports += [f".clk_{low}(CLK{side})", f".en_{low}(CE{side})", f".we_{low}(WE{side})"]
+        ports += [f".clk_{low}(CLK{side})", f".en_{low}(CE{side})", f".we_{low}(WE{side})", f".out_{low}(OCE{side})"]
         ports += [
             f".{own}_{low}({{{', '.join(_pins(f'{theirs}{side}', bits))}}})"
             for own, theirs, bits in (("ad", "AD", 14), ("di", "DI", 18), ("do", "DO", 18))
         ]
-    checks = " || ".join(f'{name} != "{value}"' for name, value in fixed.items())
+    modes = [f'{name} != "{value}"' for name, value in fixed.items()]
+    modes += [f'({name} != "NOREG" && {name} != "OUTREG")' for name in registers]
+    shape = ", ".join(f'.WIDTH_{side}(DATA_WIDTH_{side}), .REG_{side}(REGMODE_{side} == "OUTREG")' for side in "AB")
     ram = f"""module DP16KD #(parameter DATA_WIDTH_A = 18, parameter DATA_WIDTH_B = 18, {", ".join(parameters)}) (
     input {", ".join(inputs)}, output {", ".join(outputs)});
-    codesign_dp16kd #(.WIDTH_A(DATA_WIDTH_A), .WIDTH_B(DATA_WIDTH_B)) ram ({", ".join(ports)});
-    if ({checks}) $error("a block RAM of a mode that is not modelled");
+    codesign_dp16kd #({shape}) ram ({", ".join(ports)});
+    if ({" || ".join(modes)}) $error("a block RAM of a mode that is not modelled");
 endmodule
 """
     operands = [*_pins("A", 18), *_pins("B", 18), *_pins("C", 18)]

@@ -13,11 +13,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import sim.multipliers
+import sim.packing
 from hardware.device import load_device
 from hardware.errors import InputError
 from sim.harness import CLOCK, HARNESS, INSTANCE, harness_verilog, module_ports
-from sim.multipliers import pack_registers
+from sim.packing import pack_registers
 from sim.synthesis import (
     SCRIPTS,
     WRITE_STATISTICS,
@@ -96,7 +96,7 @@ def place(
     InputError
         A tool failed, or `harness_verilog` refused.
     """
-    recipe = (text, top, _SCRIPT, inspect.getsource(sim.multipliers), tool_version("yosys"))
+    recipe = (text, top, _SCRIPT, inspect.getsource(sim.packing), tool_version("yosys"))
     keys = {seed: cache_key(*recipe, *OPTIONS, tool_version("nextpnr-ecp5"), str(seed)) for seed in seeds}
     modules = None if fresh else recall(cache_key(*recipe))
     done = {} if fresh else {seed: report for seed, key in keys.items() if (report := recall(key)) is not None}

@@ -1,6 +1,7 @@
 """Bitstreams of small designs, and what their cells do."""
 
 import dataclasses
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,17 @@ SHAPES = ((1, 1), (2, 1), (4, 1), (9, 1), (18, 2), (36, 4), (8, 1), (64, 8))
 
 
 def design() -> str:
-    """All forms of block RAMs and multipliers, driven by a feedback shift register; what they say goes to ``tx``."""
+    """All forms of block RAMs, with a register behind them and without, and of multipliers.
+
+    A feedback shift register drives them; what they say goes to ``tx``.
+    """
     parts, taps = [], []
-    for number, (width, enables) in enumerate(SHAPES):
+    for number, ((width, enables), again) in enumerate(product(SHAPES, (False, True))):
         depth, lane = 16384 // max(1, width // 9 * 8 or width), width // enables
         bits = (depth - 1).bit_length()
         parts.append(f"""
     (* no_rw_check *) reg [{width - 1}:0] memory_{number} [0:{depth - 1}];
-    reg [{width - 1}:0] read_{number} = 0;
+    reg [{width - 1}:0] read_{number} = 0, again_{number} = 0;
     wire [127:0] seen_{number} = {{random, random}} >> {3 * number};
     integer i_{number};
     always @(posedge clock) begin
@@ -36,8 +40,9 @@ def design() -> str:
                 memory_{number}[{{1'b0, seen_{number}[{bits + 19}:20] & 15}}][{lane}*i_{number} +: {lane}]
                     <= seen_{number}[{lane}*i_{number} +: {lane}];
         read_{number} <= memory_{number}[{{1'b1, seen_{number}[{bits + 29}:30] & 15}} ^ (16 * later[{number}])];
+        again_{number} <= read_{number};
     end""")
-        taps.append(f"^read_{number}")
+        taps.append(f"^again_{number}" if again else f"^read_{number}")
     for number, kind in enumerate(("", "signed ")):
         parts.append(f"""
     reg {kind}[17:0] left_{number} = 0, right_{number} = 0;
@@ -126,7 +131,9 @@ def test_the_models_of_cells_do_what_the_source_says() -> None:
 @pytest.mark.parametrize(
     "cell",
     [
-        'DP16KD #(.REGMODE_A("OUTREG"))',
+        'DP16KD #(.REGMODE_A("OTHER"))',
+        'DP16KD #(.CSDECODE_B("0b001"))',
+        'DP16KD #(.DATA_WIDTH_A(36), .DATA_WIDTH_B(36), .REGMODE_B("OUTREG"))',
         "DP16KD #(.DATA_WIDTH_A(9), .DATA_WIDTH_B(18))",
         'TRELLIS_DPR16X4 #(.WCKMUX("INV"))',
     ],

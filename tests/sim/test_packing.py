@@ -1,11 +1,11 @@
-"""What packing registers into multipliers does to small netlists, and that it changes nothing that can be seen."""
+"""What packing registers into blocks does to small netlists, and that it changes nothing that can be seen."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from sim.multipliers import MULTIPLIER, REGISTER, pack_registers
+from sim.packing import MEMORY, MULTIPLIER, REGISTER, pack_registers
 from sim.yosys import run_yosys
 
 # Written after Lattice's description of the block (FPGA-TN-02205, registers of operands and product at CLK0).
@@ -50,7 +50,7 @@ PACKED = {  # body, more ports, operands and products packed, registers left
         3,
         8,
     ),
-    "an operand without registers": ("always @(posedge clk) begin y <= b; p <= a * y; q <= p; end", "", 2, 8),
+    "an operand without registers": ("always @(posedge clk) begin y <= b; p <= a * y; q <= p; end", "", 1, 12),
     "an operand that is needed elsewhere": (
         "always @(posedge clk) begin x <= a; y <= b; p <= x * y; q <= p; end assign again = x;",
         ", output [3:0] again",
@@ -60,14 +60,14 @@ PACKED = {  # body, more ports, operands and products packed, registers left
     "an operand with an enable": (
         "always @(posedge clk) begin if (other) x <= a; y <= b; p <= x * y; q <= p; end",
         "",
-        2,
-        12,
+        1,
+        16,
     ),
     "an operand with a reset": (
         "always @(posedge clk) begin x <= other ? 0 : a; y <= b; p <= x * y; q <= p; end",
         "",
-        2,
-        12,
+        1,
+        16,
     ),
     "a product that is needed at once": (
         "always @(posedge clk) begin x <= a; y <= b; p <= x * y; q <= p; end assign now = x * y;",
@@ -84,6 +84,13 @@ PACKED = {  # body, more ports, operands and products packed, registers left
         16,
     ),
     "a product that is an operand": (
+        "always @(posedge clk) begin x <= a; y <= b; p <= x * y; q <= r; end reg signed [7:0] r = 0;\n"
+        "reg signed [3:0] z = 0; always @(posedge clk) begin z <= b; r <= p * z; end",
+        "",
+        4,
+        12,
+    ),
+    "a product that is an operand, the other way round": (
         "always @(posedge clk) begin x <= a; y <= b; p <= x * y; q <= r; end reg signed [7:0] r = 0;\n"
         "reg signed [3:0] z = 0; always @(posedge clk) begin z <= b; r <= p * z; end",
         "",
@@ -123,12 +130,11 @@ def compare(work: Path, module: dict) -> str:
     return run_yosys(work, "; ".join(commands))
 
 
-@pytest.mark.parametrize("name", [*PACKED, "a product that is an operand, the other way round"])
+@pytest.mark.parametrize("name", PACKED)
 def test_registers_are_packed_where_that_changes_nothing(tmp_path: Path, name: str):
-    name, _, turned = name.partition(", ")
     body, ports, packed, registers = PACKED[name]
     module = netlist(tmp_path, unit(body, ports))["modules"]["unit"]
-    if turned:  # what is packed first takes the registers between
+    if "other way round" in name:  # what is packed first takes the registers between
         module["cells"] = dict(reversed(module["cells"].items()))
     multipliers = count(module, MULTIPLIER)
     assert multipliers >= 1
@@ -144,3 +150,48 @@ def test_the_comparison_sees_a_register_too_many(tmp_path: Path):
     (multiplier,) = (cell for cell in module["cells"].values() if cell["type"] == MULTIPLIER)
     multiplier["parameters"] |= {"REG_INPUTA_CLK": "CLK0", "REG_INPUTB_CLK": "CLK0"}
     assert "no model found: SUCCESS!" not in compare(tmp_path, module)
+
+
+WORDS = {  # what is behind the block RAM, more ports, bits of a word, words packed, registers left
+    "a word": ("always @(posedge clk) q <= word;", "", 18, 1, 0),
+    "a word that takes both sides' outputs": ("always @(posedge clk) q <= word;", "", 36, 1, 0),
+    "a word of two block RAMs": ("always @(posedge clk) q <= word;", "", 30, 2, 0),
+    "a word that is needed at once": (
+        "always @(posedge clk) q <= word; assign now = word;",
+        ", output [17:0] now",
+        18,
+        0,
+        18,
+    ),
+    "a bit that goes elsewhere": ("always @(posedge clk) q <= {word[0] ^ word[1], word[17:1]};", "", 18, 0, 18),
+    "a register with an enable": ("always @(posedge clk) if (other) q <= word;", "", 18, 0, 18),
+    "a register with a reset": ("always @(posedge clk) q <= other ? 0 : word;", "", 18, 0, 18),
+    "a register at another clock": ("always @(posedge clk_2) q <= word;", ", input clk_2", 18, 0, 18),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_word_is_packed_where_all_of_it_goes_to_registers(tmp_path: Path, name: str):
+    """That it is still the same word: `test_bitstream.py`, on all forms of block RAMs."""
+    behind, ports, bits, packed, registers = WORDS[name]
+    depth = 512 if bits == 36 else 1024
+    module = netlist(
+        tmp_path,
+        f"""module unit(input clk, other, input [{depth.bit_length() - 2}:0] to, from, input [{bits - 1}:0] d{ports},
+            output reg [{bits - 1}:0] q = 0);
+        (* ram_style = "block", no_rw_check *) reg [{bits - 1}:0] memory [0:{depth - 1}];
+        reg [{bits - 1}:0] word;
+        always @(posedge clk) begin memory[to] <= d; word <= memory[from]; end
+        {behind}
+        endmodule""",
+    )["modules"]["unit"]
+    assert count(module, MEMORY) >= max(1, packed)
+    assert pack_registers(module) == packed
+    assert count(module, REGISTER) == registers
+    modes = [
+        {cell["parameters"][f"REGMODE_{side}"] for side in "AB"}
+        for cell in module["cells"].values()
+        if cell["type"] == MEMORY
+    ]
+    assert all(("OUTREG" in mode) == bool(packed) for mode in modes)
+    assert bits != 36 or modes == [{"OUTREG"}]
