@@ -12,7 +12,7 @@ from common import markdown, write_report
 
 from hardware.accelerator import load_accelerator
 from rtl.verilog import TOP, engine_verilog
-from sim.paths import slowest_paths
+from sim.paths import input_delays, slowest_paths
 from sim.place import run_nextpnr, synthesize
 
 
@@ -28,7 +28,9 @@ def main() -> None:
         work = Path(directory)
         synthesize(work, engine_verilog(load_accelerator(options.hardware)), TOP)
         run_nextpnr(work, options.seed, "--sdf", "paths.sdf", *(["--no-route"] if options.placed_only else []))
-        paths = slowest_paths((work / "paths.sdf").read_text(encoding="utf-8"))
+        sdf = (work / "paths.sdf").read_text(encoding="utf-8")
+    paths, delays = slowest_paths(sdf), input_delays(sdf)
+    late = sum(1000 / delay < options.mhz for delay in delays)
     long = [path for path in paths if path.mhz < options.mhz]
     rows = [
         {"ns": f"{path.delay_ns:.2f}", "MHz": f"{path.mhz:.0f}", "cells": path.cells, "path": " > ".join(path.signals)}
@@ -41,7 +43,7 @@ def main() -> None:
         [
             f"{options.hardware} on the LFE5U-85F, speed grade 6, seed {options.seed}, {how}: the slowest path between "
             f"any two units, of those that do not allow {options.mhz:g} MHz. There are {len(long)} such pairs of "
-            f"{len(paths)}; the slowest {len(rows)} are shown.",
+            f"{len(paths)}; the slowest {len(rows)} are shown. {late:,} of {len(delays):,} register inputs are late.",
             markdown(pd.DataFrame(rows)),
         ],
     )

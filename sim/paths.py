@@ -68,6 +68,13 @@ def slowest_paths(sdf: str, depth: int = 3) -> list[TimingPath]:
     return [_path(delay, end, before) for delay, end in sorted(slowest.values(), reverse=True)]
 
 
+def input_delays(sdf: str) -> list[float]:
+    """Worst-case delays in ns of the slowest paths to all register inputs, slowest first; see `slowest_paths`."""
+    arcs, starts, setups = _read(sdf)
+    arrival, _ = _arrivals(arcs, starts)
+    return sorted(((arrival[end] + setup) / 1000 for end, setup in setups.items() if end in arrival), reverse=True)
+
+
 def _read(sdf: str) -> tuple[dict[Pin, list[tuple[Pin, float]]], dict[Pin, float], dict[Pin, float]]:
     """Delays from pin to pin, from the clock to an output, and of set-up at an input."""
     arcs: dict[Pin, list[tuple[Pin, float]]] = defaultdict(list)

@@ -3,7 +3,7 @@
 import pytest
 
 from hardware.errors import InputError
-from sim.paths import slowest_paths
+from sim.paths import input_delays, slowest_paths
 
 FLIP_FLOP = """(CELL (CELLTYPE "TRELLIS_FF")
   (INSTANCE {name})
@@ -53,6 +53,10 @@ def test_delays_are_added_up_from_register_to_register():
     assert paths[words].delay_ns == pytest.approx((500 + 700) / 1000)
     assert paths[last].mhz == pytest.approx(1000 / 3.85)
     assert [paths[signals].cells for signals in (last, full, words)] == [3, 3, 2]
+
+
+def test_every_register_input_has_its_slowest_path():
+    assert input_delays(SDF) == pytest.approx([3.85, 3.55, 1.2])
 
 
 def test_of_two_paths_between_the_same_units_the_slower_one_is_given():
