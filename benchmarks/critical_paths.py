@@ -12,7 +12,7 @@ from common import markdown, write_report
 
 from hardware.accelerator import load_accelerator
 from rtl.verilog import TOP, engine_verilog
-from sim.paths import input_delays, slowest_paths
+from sim.paths import Timing
 from sim.place import run_nextpnr, synthesize
 
 
@@ -28,8 +28,8 @@ def main() -> None:
         work = Path(directory)
         synthesize(work, engine_verilog(load_accelerator(options.hardware)), TOP)
         run_nextpnr(work, options.seed, "--sdf", "paths.sdf", *(["--no-route"] if options.placed_only else []))
-        sdf = (work / "paths.sdf").read_text(encoding="utf-8")
-    paths, delays = slowest_paths(sdf), input_delays(sdf)
+        timing = Timing((work / "paths.sdf").read_text(encoding="utf-8"))
+    paths, delays = timing.slowest_paths(), timing.input_delays()
     late = sum(1000 / delay < options.mhz for delay in delays)
     long = [path for path in paths if path.mhz < options.mhz]
     rows = [

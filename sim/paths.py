@@ -38,41 +38,47 @@ class TimingPath:
         return 1000 / self.delay_ns
 
 
-def slowest_paths(sdf: str, depth: int = 3) -> list[TimingPath]:
-    """The slowest path for each pair of units at its ends, slowest first.
+class Timing:
+    """Arrival times in a placed design.
 
     Parameters
     ----------
     sdf:
         What nextpnr writes with ``--sdf``: delays in ps, one clock.
-    depth:
-        A unit is named by so many parts of a signal's hierarchical name.
 
     Raises
     ------
     InputError
         The text holds no path.
     """
-    arcs, starts, setups = _read(sdf)
-    arrival, before = _arrivals(arcs, starts)
-    slowest: dict[tuple[str, str], tuple[float, Pin]] = {}
-    for end, setup in setups.items():
-        if end in arrival:
+
+    def __init__(self, sdf: str) -> None:
+        arcs, starts, setups = _read(sdf)
+        arrival, self._before = _arrivals(arcs, starts)
+        self._delays = {end: arrival[end] + setup for end, setup in setups.items() if end in arrival}
+        if not self._delays:
+            raise InputError("expected an SDF file of nextpnr with paths from register to register, got none.")
+
+    def input_delays(self) -> list[float]:
+        """Worst-case delays in ns of the slowest paths to all register inputs, as of `TimingPath`, slowest first."""
+        return sorted((delay / 1000 for delay in self._delays.values()), reverse=True)
+
+    def slowest_paths(self, depth: int = 3) -> list[TimingPath]:
+        """The slowest path for each pair of units at its ends, slowest first.
+
+        Parameters
+        ----------
+        depth:
+            A unit is named by so many parts of a signal's hierarchical name.
+        """
+        slowest: dict[tuple[str, str], tuple[float, Pin]] = {}
+        for end, delay in self._delays.items():
             start = end
-            while start in before:
-                start = before[start]
+            while start in self._before:
+                start = self._before[start]
             pair = _unit(start, depth), _unit(end, depth)
-            slowest[pair] = max(slowest.get(pair, (0.0, end)), (arrival[end] + setup, end))
-    if not slowest:
-        raise InputError("expected an SDF file of nextpnr with paths from register to register, got none.")
-    return [_path(delay, end, before) for delay, end in sorted(slowest.values(), reverse=True)]
-
-
-def input_delays(sdf: str) -> list[float]:
-    """Worst-case delays in ns of the slowest paths to all register inputs, slowest first; see `slowest_paths`."""
-    arcs, starts, setups = _read(sdf)
-    arrival, _ = _arrivals(arcs, starts)
-    return sorted(((arrival[end] + setup) / 1000 for end, setup in setups.items() if end in arrival), reverse=True)
+            slowest[pair] = max(slowest.get(pair, (0.0, end)), (delay, end))
+        return [_path(delay, end, self._before) for delay, end in sorted(slowest.values(), reverse=True)]
 
 
 def _read(sdf: str) -> tuple[dict[Pin, list[tuple[Pin, float]]], dict[Pin, float], dict[Pin, float]]:

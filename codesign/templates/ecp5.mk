@@ -1,5 +1,5 @@
 # The bitstream of $board with native tools: yosys, nextpnr-ecp5, ecppack. codesign export --bitstream makes it with those from PyPI,
-# and packs registers into multipliers, which these do not.
+# and packs registers into multipliers and block RAMs, which these do not.
 .DELETE_ON_ERROR:
 
 $name.bit: $name.config

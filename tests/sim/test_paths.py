@@ -3,7 +3,7 @@
 import pytest
 
 from hardware.errors import InputError
-from sim.paths import input_delays, slowest_paths
+from sim.paths import Timing
 
 FLIP_FLOP = """(CELL (CELLTYPE "TRELLIS_FF")
   (INSTANCE {name})
@@ -45,7 +45,7 @@ SDF = "\n".join(
 
 
 def test_delays_are_added_up_from_register_to_register():
-    paths = {path.signals: path for path in slowest_paths(SDF)}
+    paths = {path.signals: path for path in Timing(SDF).slowest_paths()}
     last, full, words = sorted(paths, key=lambda signals: -paths[signals].delay_ns)
     assert (last[-1], full[-1], words[0]) == ("fetch.order.last", "result.full", "fetch.order.last")
     assert paths[last].delay_ns == pytest.approx((500 + 1000 + 250 + 2000 + 100) / 1000)
@@ -56,14 +56,14 @@ def test_delays_are_added_up_from_register_to_register():
 
 
 def test_every_register_input_has_its_slowest_path():
-    assert input_delays(SDF) == pytest.approx([3.85, 3.55, 1.2])
+    assert Timing(SDF).input_delays() == pytest.approx([3.85, 3.55, 1.2])
 
 
 def test_of_two_paths_between_the_same_units_the_slower_one_is_given():
-    slow, fast = slowest_paths(SDF, depth=1)
+    slow, fast = Timing(SDF).slowest_paths(depth=1)
     assert (slow.signals[-1], fast.signals[-1]) == ("fetch.order.last", "result.full")
 
 
 def test_a_text_without_paths_is_refused():
     with pytest.raises(InputError, match="expected an SDF file"):
-        slowest_paths(LUT.format(name="alone", delay=1))
+        Timing(LUT.format(name="alone", delay=1))
