@@ -21,6 +21,7 @@ def synthesize_accelerator(
     jobs: int = 1,
     fresh: bool = False,
     progress: Callable[[int], None] | None = None,
+    routed: bool = True,
 ) -> dict[str, Any]:
     """Measure the engine and its array alone on a device.
 
@@ -37,23 +38,27 @@ def synthesize_accelerator(
         Use nothing that was kept.
     progress:
         Called with the number of finished steps, of `steps`.
+    routed:
+        False: stop after placement. A clock is nextpnr's estimate then.
 
     Returns
     -------
     ``device, part, available, lut, ff, bram36, dsp, fits, cells, binary_macs, lut_per_binary_mac`` (whole engine),
     ``array`` (``lut, ff, lut_per_binary_mac``), ``fmax_mhz`` (median of the seeds; None without place-and-route),
-    ``fmax_best_mhz``, ``seeds`` (``seed, fmax_mhz, critical_path`` of each) and ``tools`` (versions).
+    ``fmax_best_mhz``, ``routed``, ``seeds`` (``seed, fmax_mhz, critical_path`` of each) and ``tools`` (versions).
 
     Raises
     ------
     InputError
-        The device is unknown, a number is below 1, or a tool failed.
+        The device is unknown or not placed and ``routed`` is False, a number is below 1, or a tool failed.
     """
     target = load_device(device)
     if seeds < 1:
         raise InputError(f"expected at least 1 seed, got {seeds}: raise --seeds.")
     if jobs < 1:
         raise InputError(f"expected at least 1 job, got {jobs}: raise --jobs.")
+    if not routed and device != PLACEABLE:
+        raise InputError(f"expected --device {PLACEABLE} with --placed-only, got {device}, which is not placed at all.")
     say = progress or (lambda done: None)
     text, macs, runs = engine_verilog(accelerator), accelerator.peak_binary_macs, list[dict[str, Any]]()
     array = resources(array_cells(accelerator, device, fresh), device)
@@ -61,7 +66,7 @@ def synthesize_accelerator(
     tools = {"yosys": tool_version("yosys")}
     if device == PLACEABLE:
         numbers = range(first_seed, first_seed + seeds)
-        placement = place(text, TOP, numbers, jobs, fresh, lambda done: say(1 + done))
+        placement = place(text, TOP, numbers, jobs, fresh, lambda done: say(1 + done), routed)
         cells, used, runs = placement.cells, placement.resources, placement.runs
         tools["nextpnr-ecp5"] = tool_version("nextpnr-ecp5")
     else:
@@ -84,6 +89,7 @@ def synthesize_accelerator(
         "array": {"lut": array.lut, "ff": array.ff, "lut_per_binary_mac": array.lut / macs},
         "fmax_mhz": statistics.median(clocks) if clocks else None,
         "fmax_best_mhz": max(clocks, default=None),
+        "routed": routed and bool(clocks),
         "seeds": [{key: run[key] for key in ("seed", "fmax_mhz", "critical_path")} for run in runs],
         "tools": tools,
     }
@@ -131,7 +137,7 @@ def timing_report(accelerator: Accelerator, report: dict[str, Any]) -> str:
     if report["fmax_mhz"] is None:
         return "\n".join([*lines, no_clock(report)]) + "\n"
     lines += [
-        f"median {report['fmax_mhz']:.2f} MHz, best {report['fmax_best_mhz']:.2f} MHz",
+        clock_summary(report),
         "stimulus, held and folded are registers of the harness around the machine",
     ]
     for run in report["seeds"]:
@@ -139,6 +145,12 @@ def timing_report(accelerator: Accelerator, report: dict[str, Any]) -> str:
         for step in run["critical_path"]:
             lines.append(f"{step['logic_ns']:>8.2f} logic {step['routing_ns']:>8.2f} routing  {step['at']}")
     return "\n".join(lines) + "\n"
+
+
+def clock_summary(report: dict[str, Any]) -> str:
+    """The seeds' clocks in a line."""
+    how = "" if report["routed"] else ", estimated after placement, not routed"
+    return f"median {report['fmax_mhz']:.2f} MHz, best {report['fmax_best_mhz']:.2f} MHz{how}"
 
 
 def no_clock(report: dict[str, Any]) -> str:

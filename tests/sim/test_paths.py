@@ -55,6 +55,17 @@ def test_delays_are_added_up_from_register_to_register():
     assert [paths[signals].cells for signals in (last, full, words)] == [3, 3, 2]
 
 
+def test_the_slowest_path_of_all_comes_step_by_step():
+    steps = Timing(SDF).slowest_steps()
+    assert [(step["type"], step["delay"], step["to"]["cell"]) for step in steps] == [
+        ("clk-to-q", pytest.approx(0.5), FETCH.replace("\\", "")),
+        ("routing", pytest.approx(1.0), "machine.fetch.words_LUT4_A"),
+        ("logic", pytest.approx(0.25), "machine.fetch.words_LUT4_A"),
+        ("routing", pytest.approx(2.0), ORDER),
+        ("setup", pytest.approx(0.1), ORDER),
+    ]
+
+
 def test_every_register_input_has_its_slowest_path():
     assert Timing(SDF).input_delays() == pytest.approx([3.85, 3.55, 1.2])
 

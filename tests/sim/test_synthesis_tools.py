@@ -1,6 +1,7 @@
 """Synthesis, the harness and place-and-route, on designs small enough to count by hand."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hardware.board import load_board
 from hardware.device import DEVICES, load_device
 from hardware.errors import InputError
 from sim.harness import Port, harness_verilog, module_ports
-from sim.place import critical_path, place, read_report, run_nextpnr, signal_name
+from sim.paths import signal_name
+from sim.place import critical_path, place, read_report, run_nextpnr
 from sim.synthesis import Resources, keep, machine_cells, recall, resources, synthesize
 
 COUNTER = """
@@ -170,6 +172,24 @@ def test_place_and_route_of_a_counter_loses_nothing_and_is_kept(monkeypatch: pyt
         for changed in ({"text": COUNTER + "// more\n"}, {"seeds": [3, 5]}, {"fresh": True}):
             with pytest.raises(AssertionError, match="a tool ran"):
                 place(**{"text": COUNTER, "top": "counter", "seeds": [3, 4]} | changed)
+
+
+def test_without_routing_the_clock_is_the_placer_s_own_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    placed = place(COUNTER, "counter", [3], routed=False)
+    sim.place.synthesize(tmp_path, COUNTER, "counter")
+    run_nextpnr(tmp_path, 3, "--no-route")
+    (said,) = re.findall(r"Max frequency for clock '.*': ([\d.]+) MHz", (tmp_path / "nextpnr-3.log").read_text())
+    (run,) = placed.runs
+    assert run["fmax_mhz"] == pytest.approx(float(said), abs=0.01)
+    assert sum(step["logic_ns"] + step["routing_ns"] for step in run["critical_path"]) == pytest.approx(
+        1000 / run["fmax_mhz"], abs=0.01
+    )
+    assert placed.resources.ff == 16
+    with monkeypatch.context() as patch:
+        forbid(patch)
+        assert place(COUNTER, "counter", [3], routed=False) == placed
+        with pytest.raises(AssertionError, match="a tool ran"):
+            place(COUNTER, "counter", [3])  # is not routed yet
 
 
 def test_a_failing_placer_ends_in_an_error_with_its_log(tmp_path: Path):
