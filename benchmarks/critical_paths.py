@@ -13,7 +13,7 @@ from common import markdown, write_report
 from hardware.accelerator import load_accelerator
 from rtl.verilog import TOP, engine_verilog
 from sim.paths import Timing
-from sim.place import run_nextpnr, synthesize
+from sim.place import NOT_ROUTED, run_nextpnr, synthesize
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         synthesize(work, engine_verilog(load_accelerator(options.hardware)), TOP)
-        run_nextpnr(work, options.seed, "--sdf", "paths.sdf", *(["--no-route"] if options.placed_only else []))
+        run_nextpnr(work, options.seed, "--sdf", "paths.sdf", *([NOT_ROUTED] if options.placed_only else []))
         timing = Timing((work / "paths.sdf").read_text(encoding="utf-8"))
     paths, delays = timing.slowest_paths(), timing.input_delays()
     late = sum(1000 / delay < options.mhz for delay in delays)

@@ -8,6 +8,7 @@ layers that `test_machine.py` draws for another machine of the kind.
 import contextlib
 import importlib.util
 import io
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ from hardware.schedule import schedule
 from sim.run import simulate_jobs
 
 TESTS = Path(__file__).parent.parent / "tests"
+sys.path.append(str(TESTS / "support"))  # as pytest does
 FIRST_LAYERS = 20  # the shortest ones, which kill most
 FIRST = 2  # tests, which kill nearly all, come before the proofs that mutants change nothing, the others behind them
 MACHINES = ("bitserial-tiny", "stripes-tiny", "fusion-tiny")

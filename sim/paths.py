@@ -59,8 +59,8 @@ class Timing:
 
     def __init__(self, sdf: str) -> None:
         arcs, starts, setups = _read(sdf)
-        self._arrival, self._before = arrival, _ = _arrivals(arcs, starts)
-        self._delays = {end: arrival[end] + setup for end, setup in setups.items() if end in arrival}
+        self._arrival, self._before = _arrivals(arcs, starts)
+        self._delays = {end: self._arrival[end] + setup for end, setup in setups.items() if end in self._arrival}
         if not self._delays:
             raise InputError("expected an SDF file of nextpnr with paths from register to register, got none.")
 
